@@ -52,7 +52,7 @@ class SafetensorsSource:
         header = read_header(self.path / shard, data)
         for name in header.tensors if wanted is None else wanted:
             if name not in header.tensors:
-                raise FormatError(f"{self.path}: tensor {name!r} is not in {shard}, where {INDEX_FILE} puts it")
+                raise FormatError(f"{self.path}: {shard} lacks tensor {name!r}, against {INDEX_FILE}")
             self._located[name] = (shard, header.tensors[name])
         self._shards[shard] = np.frombuffer(data, np.uint8)
 
