@@ -1,0 +1,23 @@
+"""Model references, where models come from, and the catalogue of those on this machine."""
+
+from sampan.hub.catalogue import LocalModel
+from sampan.hub.reference import (
+    DEFAULT_REFERENCE,
+    HubReference,
+    PathReference,
+    PypiReference,
+    looks_like_reference,
+    parse_reference,
+)
+from sampan.hub.resolve import resolve
+
+__all__ = [
+    "DEFAULT_REFERENCE",
+    "HubReference",
+    "LocalModel",
+    "PathReference",
+    "PypiReference",
+    "looks_like_reference",
+    "parse_reference",
+    "resolve",
+]
