@@ -1,0 +1,77 @@
+"""The table of model families, and what the converter asks of it: a configuration and a plan of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sampan.errors import FormatError, UnsupportedError
+from sampan.models import gemma3, llama, minicpm, qwen2, qwen3
+from sampan.models.config import ModelConfig
+from sampan.models.family import Family
+from sampan.models.fields import Fields
+from sampan.models.plan import PlannedTensor
+from sampan.models.tensor_names import plan_tensors
+from sampan.weights.source import TensorSource
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    llama.FAMILY,
+    minicpm.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    gemma3.FAMILY,
+)
+
+
+def resolve_config(source: TensorSource) -> ModelConfig:
+    """The configuration of the model in `source`, a GGUF file or a Hugging Face folder.
+
+    Raises UnsupportedError for another architecture or for a key that may change the results and is not
+    understood, FormatError for values that are missing, of the wrong type or out of bounds.
+    """
+    where = str(source.path)
+    family = _family(source)
+    if source.kind == "gguf":
+        fields = Fields(source.metadata, where, prefix=f"{family.gguf_architecture}.")
+        config = family.from_gguf(fields, source)
+    else:
+        values = _text_config(source.metadata, where)
+        fields = Fields(values, f"{where}: config.json")
+        config = family.from_huggingface(fields)
+    fields.finish()
+    config.check(where)
+    return config
+
+
+def tensor_plan(source: TensorSource, config: ModelConfig) -> list[PlannedTensor]:
+    """How every tensor of the pack is made from tensors of `source`: sources, row permutation, offset.
+
+    Raises FormatError when a tensor is missing or has the wrong shape, UnsupportedError when the checkpoint
+    has weights that the family's decoder would not use.
+    """
+    return plan_tensors(source, config, _family(source))
+
+
+def _family(source: TensorSource) -> Family:
+    key = "general.architecture" if source.kind == "gguf" else "model_type"
+    name = source.metadata.get(key)
+    if not isinstance(name, str):
+        raise FormatError(f"{source.path}: no {key}; is this a language model?")
+    for family in FAMILIES:
+        if name == family.gguf_architecture if source.kind == "gguf" else name in family.huggingface_types:
+            return family
+    supported = ", ".join(family.gguf_architecture for family in FAMILIES)
+    raise UnsupportedError(
+        f"{source.path}: architecture {name[:60]!r} is not supported; supported are {supported}"
+    )
+
+
+def _text_config(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The language model's part of a multimodal config.json, or all of a plain one."""
+    text = values.get("text_config")
+    if text is None:
+        return values
+    if not isinstance(text, dict) or not all(isinstance(name, str) for name in text):
+        raise FormatError(f"{where}: config.json: text_config must be an object")
+    tied = values.get("tie_word_embeddings")
+    return {"tie_word_embeddings": tied, **text} if tied is not None else text
