@@ -95,18 +95,19 @@ def dequantize(
 ) -> npt.NDArray[np.float32]:
     """The float32 [rows, columns] that the bytes of a packed matrix stand for, in formats.py's formulas."""
     records = packed.view(RECORDS[format.name]).reshape(-1, columns // format.group_columns)
+    groups_shape = (rows, columns // GROUP_SIZE, GROUP_SIZE)
     codes = separate_rows(records["codes"], rows)
     if format is Q8:
         scale = _groupwise(records["scale"], rows)
-        values = codes.view(np.int8).reshape(rows, -1, GROUP_SIZE) * scale
+        values = codes.view(np.int8).reshape(groups_shape) * scale
         return values.reshape(rows, columns)
-    quantized = split_nibbles(codes).view(np.uint8).reshape(rows, -1, GROUP_SIZE).astype(np.float32)
+    quantized = split_nibbles(codes).view(np.uint8).reshape(groups_shape).astype(np.float32)
     if format is Q4K:
         groups = records["groups"]
         scale = separate_rows(groups["scale"], rows) * _groupwise(records["d"], rows)
         offset = separate_rows(groups["minimum"], rows) * _groupwise(records["dmin"], rows)
-        quantized *= scale.reshape(rows, -1, 1)
-        quantized -= offset.reshape(rows, -1, 1)
+        quantized *= scale.reshape(*groups_shape[:2], 1)
+        quantized -= offset.reshape(*groups_shape[:2], 1)
     else:
         quantized *= _groupwise(records["scale"], rows)
         quantized += _groupwise(records["minimum"], rows)

@@ -62,7 +62,8 @@ def interleave_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def separate_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     """[row blocks, ..., 16] -> [rows, ...], the inverse of `interleave_rows`."""
-    return np.moveaxis(values, -1, 1).reshape(-1, *values.shape[1:-1])[:rows]
+    lanes_second = np.moveaxis(values, -1, 1)
+    return lanes_second.reshape(len(values) * BLOCK_ROWS, *values.shape[1:-1])[:rows]
 
 
 def join_nibbles(quads: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -73,4 +74,4 @@ def join_nibbles(quads: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 def split_nibbles(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """[..., 4] -> [..., 8], the inverse of `join_nibbles`."""
     quads = np.stack([words & LOW_NIBBLES, words >> np.uint32(4) & LOW_NIBBLES], axis=-1)
-    return quads.reshape(*words.shape[:-1], -1)
+    return quads.reshape(*words.shape[:-1], 2 * words.shape[-1])

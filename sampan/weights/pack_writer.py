@@ -1,0 +1,224 @@
+"""Writing a pack: sizes first, then the data in any order, then one atomic rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.errors import StorageError
+from sampan.models.config import ModelConfig
+from sampan.weights.formats import BLOCK_ROWS, MatrixFormat
+from sampan.weights.pack import (
+    CONFIG_KEY,
+    MATRICES_KEY,
+    PACK_VERSION,
+    PADDING_PREFIX,
+    PAGE_BYTES,
+    SOURCE_KEY,
+    VERSION_KEY,
+)
+from sampan.weights.safetensors_header import LENGTH_BYTES
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class PlannedMatrix:
+    """A matrix that a pack will hold."""
+
+    format: MatrixFormat
+    rows: int
+    columns: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all records."""
+        return self.format.matrix_bytes(self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class PackContents:
+    """All that a pack will hold. `vectors` gives lengths; `source` says where the weights came from."""
+
+    config: ModelConfig
+    matrices: Mapping[str, PlannedMatrix]
+    vectors: Mapping[str, int]
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Byte range of each tensor within the data, every one beginning on a page."""
+        places: dict[str, tuple[int, int]] = {}
+        position = 0
+        for name, _, _, size in self._entries():
+            places[name] = (position, position + size)
+            position += -(-size // PAGE_BYTES) * PAGE_BYTES
+        return places
+
+    @cached_property
+    def header(self) -> bytes:
+        """The safetensors header with its length in front, padded to whole pages."""
+        matrices = {
+            name: {"format": matrix.format.name, "rows": matrix.rows, "columns": matrix.columns}
+            for name, matrix in self.matrices.items()
+        }
+        entries: dict[str, Any] = {
+            "__metadata__": {
+                VERSION_KEY: PACK_VERSION,
+                CONFIG_KEY: self.config.to_json(),
+                MATRICES_KEY: json.dumps(matrices),
+                SOURCE_KEY: json.dumps(dict(self.source)),
+            }
+        }
+        position = 0
+        for name, dtype, shape, _ in self._entries():
+            start, stop = self.places[name]
+            if start > position:
+                # The format allows no holes, so the rest of a page is a tensor of its own.
+                padding = f"{PADDING_PREFIX}{len(entries)}"
+                entries[padding] = _entry("U8", start - position, position, start)
+            entries[name] = _entry(dtype, shape, start, stop)
+            position = stop
+        text = json.dumps(entries).encode()
+        length = -(-(LENGTH_BYTES + len(text)) // PAGE_BYTES) * PAGE_BYTES - LENGTH_BYTES
+        return length.to_bytes(LENGTH_BYTES, "little") + text.ljust(length)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the finished file."""
+        return len(self.header) + max((stop for _, stop in self.places.values()), default=0)
+
+    def _entries(self) -> Iterator[tuple[str, str, int, int]]:
+        """(name, dtype, length, bytes) of every tensor in file order."""
+        for name, data in self.blobs.items():
+            yield name, "U8", len(data), len(data)
+        for name, length in self.vectors.items():
+            yield name, "F32", length, 4 * length
+        for name, matrix in self.matrices.items():
+            yield name, "U8", matrix.nbytes, matrix.nbytes
+
+
+def _entry(dtype: str, length: int, start: int, stop: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": [length], "data_offsets": [start, stop]}
+
+
+class PackWriter:
+    """Writes one pack beside `path` and renames it there in `finish`; a context manager.
+
+    Leaving the context without `finish`, by whatever exception, removes the partial file. StorageError when
+    the disk is full or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, contents: PackContents) -> None:
+        self._path = path
+        self._contents = contents
+        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
+        self._unwritten = {name: stop - start for name, (start, stop) in contents.places.items()}
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            with self._storage_errors():
+                self._file = self._partial.open("xb")
+                _reserve(self._file.fileno(), self._contents.nbytes)
+                self._file.write(self._contents.header)
+            for name, data in self._contents.blobs.items():
+                self._write(name, 0, data)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._discard()
+
+    def write_matrix(self, name: str, first_row: int, packed: npt.NDArray[np.uint8]) -> None:
+        """Write records of whole row blocks, from row `first_row`, a multiple of 16, on."""
+        matrix = self._contents.matrices[name]
+        if first_row % BLOCK_ROWS:
+            raise ValueError(f"{name}: row {first_row} does not begin a block")
+        self._write(name, matrix.format.matrix_bytes(first_row, matrix.columns), packed.data)
+
+    def write_vector(self, name: str, values: npt.NDArray[np.float32]) -> None:
+        """Write a whole vector."""
+        if values.shape != (self._contents.vectors[name],):
+            raise ValueError(f"{name}: shape {values.shape}")
+        self._write(name, 0, np.ascontiguousarray(values, "<f4").data)
+
+    def finish(self) -> None:
+        """Flush to the disk and rename to the final path. ValueError when announced bytes are missing."""
+        if self._file is None:
+            raise ValueError(f"{self._path}: not being written")
+        incomplete = [name for name, left in self._unwritten.items() if left != 0]
+        if incomplete:
+            raise ValueError(f"{self._path}: {incomplete[0]} was not written exactly once")
+        with self._storage_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._partial.replace(self._path)
+        self._file = None
+
+    def _write(self, name: str, offset: int, data: bytes | memoryview) -> None:
+        if self._file is None:
+            raise ValueError(f"{self._path}: not being written")
+        start, stop = self._contents.places[name]
+        size = memoryview(data).nbytes
+        if start + offset + size > stop:
+            raise ValueError(f"{name}: {size} bytes at {offset} do not fit")
+        with self._storage_errors():
+            self._file.seek(len(self._contents.header) + start + offset)
+            self._file.write(data)
+        self._unwritten[name] -= size
+
+    def _discard(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            # Closing flushes, and a full disk fails again.
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._partial.unlink()
+        self._file = None
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StorageError(
+                    f"{self._path.parent}: no room for a pack of {self._contents.nbytes} bytes"
+                    f" ({error.strerror}); free some space or set SAMPAN_HOME to another disk"
+                ) from error
+            raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Claim the file's whole size now, so that a full disk shows before the work and not after."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    os.truncate(descriptor, size)
