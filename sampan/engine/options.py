@@ -1,0 +1,70 @@
+"""How a request wants its tokens chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sampan.errors import RequestError
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Options of one request; every field is checked here, RequestError names the bad one.
+
+    `max_tokens`: None means as many as the context holds. `temperature` 0 takes the most likely token.
+    `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off. `seed` None draws a random one, which the
+    result reports. `repetition_penalty` counts prompt and answer, `presence_penalty` and
+    `frequency_penalty` the answer only. See engine/sampler.py for the order and the formulas.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            _check_integer("max_tokens", self.max_tokens, 1, None)
+        _check_integer("top_k", self.top_k, 0, None)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, MAX_SEED)
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_number("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise RequestError("top_p must be above 0; for the most likely token use temperature 0")
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_number("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _check_number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
+            raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
+
+    @property
+    def penalised(self) -> bool:
+        """True when any penalty changes the logits."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+def _check_integer(name: str, value: object, low: int, high: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number, not {value!r}")
+    if value < low or (high is not None and value > high):
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise RequestError(f"{name} must be {wanted}, not {value}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"{name} must be a number, not {value!r}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise RequestError(f"{name} must be from {low:g} to {high:g}, not {value!r}")

@@ -1,0 +1,114 @@
+"""From tokens to the text a reader may see: incremental detokenizing and stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+REPLACEMENT = "\ufffd"
+
+# Tokens before the answer that the first new token is decoded with, so that a leading space is kept or
+# dropped as in the whole text.
+_PROMPT_TAIL = 8
+
+# A character has at most 4 bytes: bytes that show nothing new for this many tokens will never become one.
+_LONGEST_WAIT = 8
+
+
+class Detokenizer:
+    """Decodes a growing list of tokens; the pieces it returns join to the whole text.
+
+    New tokens are decoded together with the ones before them, since decoders treat the first token of a
+    text differently (SentencePiece drops its space). Bytes of an unfinished UTF-8 character decode to
+    U+FFFD at the end and are held back until it is whole.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int] = ()) -> None:
+        self._decode = decode
+        self._window = [int(token) for token in prompt[-_PROMPT_TAIL:]]
+        self._shown = len(decode(self._window)) if self._window else 0
+        self._new = 0
+        self._waiting = 0
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is unfinished."""
+        self._window.append(token)
+        self._new += 1
+        text = self._decode(self._window)
+        whole = text if self._waiting >= _LONGEST_WAIT else text.rstrip(REPLACEMENT)
+        piece = whole[self._shown :]
+        self._waiting = 0 if piece else self._waiting + 1
+        if piece and len(whole) == len(text):
+            self._window = self._window[-self._new :]
+            self._shown = len(self._decode(self._window))
+            self._new = 0
+        else:
+            self._shown = max(self._shown, len(whole))
+        return piece
+
+    def finish(self) -> str:
+        """What is still held back: an unfinished character, as U+FFFD."""
+        text = self._decode(self._window) if self._window else ""
+        piece, self._shown = text[self._shown :], len(text)
+        return piece
+
+
+class StopStrings:
+    """Cuts a stream of text before the first stop string.
+
+    Text that may be the beginning of a stop string is held back. When several match, the one that ends
+    first counts, and of those the longest: the result does not depend on how the text was cut into pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """The text that can be shown now. After `stopped` is set, everything is swallowed."""
+        if self.stopped or not piece:
+            return ""
+        text = self._held + piece
+        matches = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if matches:
+            self.stopped, self._held = True, ""
+            return text[: min(matches)[1]]
+        shown = len(text) - self._longest_beginning(text)
+        self._held = text[shown:]
+        return text[:shown]
+
+    def finish(self) -> str:
+        """The text held back, once it is known that nothing follows."""
+        held, self._held = self._held, ""
+        return "" if self.stopped else held
+
+    def _longest_beginning(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+
+class TextStream:
+    """A request's tokens to visible text: a detokenizer, then its stop strings."""
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int], stops: Sequence[str]
+    ) -> None:
+        self._detokenizer = Detokenizer(decode, prompt)
+        self._stops = StopStrings(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop string appeared."""
+        return self._stops.stopped
+
+    def push(self, token: int) -> str:
+        """The text to show after `token`."""
+        return self._stops.push(self._detokenizer.push(token))
+
+    def finish(self) -> str:
+        """The rest of the text after the last token."""
+        return self._stops.push(self._detokenizer.finish()) + self._stops.finish()
