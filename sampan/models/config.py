@@ -110,7 +110,7 @@ class ModelConfig:
             raise FormatError(f"{where}: a size is not positive")
         if self.head_count % self.kv_head_count:
             raise FormatError(
-                f"{where}: {self.head_count} query heads are not divisible by {self.kv_head_count} key/value heads"
+                f"{where}: {self.head_count} query heads cannot share {self.kv_head_count} key/value heads"
             )
         if self.head_dim % 2:
             raise FormatError(f"{where}: head size {self.head_dim} is odd; rotary embedding needs pairs")

@@ -42,7 +42,7 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
         self._values = values
-        self._where = where
+        self.where = where
         self._prefix = prefix
         self._seen: set[str] = set()
 
@@ -56,11 +56,11 @@ class Fields:
 
     def error(self, key: str, problem: str) -> FormatError:
         """A FormatError about one key."""
-        return FormatError(f"{self._where}: {self._prefix}{key} {problem}")
+        return FormatError(f"{self.where}: {self._prefix}{key} {problem}")
 
     def unsupported(self, key: str, problem: str) -> UnsupportedError:
         """An UnsupportedError about one key."""
-        return UnsupportedError(f"{self._where}: {self._prefix}{key} {problem}")
+        return UnsupportedError(f"{self.where}: {self._prefix}{key} {problem}")
 
     def _read(self, key: str, default: Value | _Required) -> Any:
         self._seen.add(key)
@@ -68,7 +68,7 @@ class Fields:
         if value is not None:
             return value
         if isinstance(default, _Required):
-            raise FormatError(f"{self._where}: {self._prefix}{key} is missing")
+            raise FormatError(f"{self.where}: {self._prefix}{key} is missing")
         return default
 
     def integer(self, key: str, minimum: int, maximum: int, default: int | _Required = REQUIRED) -> int:
@@ -119,6 +119,17 @@ class Fields:
                 raise self.error(key, f"holds {_described(item)}, must be in {minimum:g}..{maximum:g}")
         return tuple(float(item) for item in value)
 
+    def strings(self, key: str, maximum: int) -> list[str]:
+        """A list of at most `maximum` strings."""
+        value = self._read(key, REQUIRED)
+        if (
+            not isinstance(value, list)
+            or len(value) > maximum
+            or not all(type(item) is str for item in value)
+        ):
+            raise self.error(key, f"must be a list of at most {maximum} strings, is {_described(value)}")
+        return value
+
     def choices(self, key: str, count: int, allowed: Iterable[Value]) -> list[Value]:
         """A list of exactly `count` values, each one of `allowed` (strings, or bools)."""
         value = self._read(key, REQUIRED)
@@ -140,7 +151,7 @@ class Fields:
             return None
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise self.error(key, f"must be an object, is {_described(value)}")
-        return Fields(value, f"{self._where}: {self._prefix}{key}")
+        return Fields(value, f"{self.where}: {self._prefix}{key}")
 
     def only(self, key: str, *allowed: Any) -> None:
         """Accept an absent key or one of the `allowed` values; anything else is an UnsupportedError."""
@@ -167,7 +178,7 @@ class Fields:
         ]
         if unread:
             raise UnsupportedError(
-                f"{self._where}: {shown(unread)} may change the model's results, "
+                f"{self.where}: {shown(unread)} may change the model's results, "
                 "and this version of Sampan does not know how"
             )
 
