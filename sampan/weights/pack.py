@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from sampan.errors import FormatError, UnsupportedError
 from sampan.models.config import ModelConfig
 from sampan.weights.formats import BLOCK_ROWS, MATRIX_FORMATS, MatrixFormat
-from sampan.weights.layout import check_config, pack_layout
+from sampan.weights.layout import pack_layout
 from sampan.weights.mapping import map_file
 from sampan.weights.quantize import dequantize
 from sampan.weights.safetensors_header import Header, HeaderTensor, parse_json_object, read_header
@@ -138,16 +137,15 @@ def _json_entry(path: Path, header: Header, key: str) -> dict[str, Any]:
 
 
 def _config(path: Path, header: Header) -> ModelConfig:
-    values = _json_entry(path, header, CONFIG_KEY)
-    where = f"{path}: {CONFIG_KEY}"
+    if CONFIG_KEY not in header.metadata:
+        raise FormatError(f"{path}: its metadata lacks {CONFIG_KEY}")
     try:
-        config = ModelConfig.from_json(json.dumps(values))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise FormatError(f"{where}: not a model configuration: {error}") from error
-    check_config(config, where)
+        config = ModelConfig.from_json(header.metadata[CONFIG_KEY])
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
     # Before the layout is spelled out: the number of layers is the only number that makes it long.
     if config.layer_count > len(header.tensors):
-        raise FormatError(f"{where}: {config.layer_count} layers, but {len(header.tensors)} tensors")
+        raise FormatError(f"{path}: {config.layer_count} layers, but {len(header.tensors)} tensors")
     return config
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from sampan.errors import StorageError
+from sampan.hub.home import storage_errors
 from sampan.models.config import ModelConfig
 from sampan.weights.formats import BLOCK_ROWS, MatrixFormat
 from sampan.weights.pack import (
@@ -101,6 +101,11 @@ class PackContents:
         """Size of the finished file."""
         return len(self.header) + max((stop for _, stop in self.places.values()), default=0)
 
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of all matrices: nearly all of the file, and what progress counts."""
+        return sum(matrix.nbytes for matrix in self.matrices.values())
+
     def _entries(self) -> Iterator[tuple[str, str, int, int]]:
         """(name, dtype, length, bytes) of every tensor in file order."""
         for name, data in self.blobs.items():
@@ -131,7 +136,7 @@ class PackWriter:
 
     def __enter__(self) -> Self:
         try:
-            with self._storage_errors():
+            with storage_errors(self._path):
                 self._file = self._partial.open("xb")
                 _reserve(self._file.fileno(), self._contents.nbytes)
                 self._file.write(self._contents.header)
@@ -170,7 +175,7 @@ class PackWriter:
         incomplete = [name for name, left in self._unwritten.items() if left != 0]
         if incomplete:
             raise ValueError(f"{self._path}: {incomplete[0]} was not written exactly once")
-        with self._storage_errors():
+        with storage_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -184,7 +189,7 @@ class PackWriter:
         size = memoryview(data).nbytes
         if start + offset + size > stop:
             raise ValueError(f"{name}: {size} bytes at {offset} do not fit")
-        with self._storage_errors():
+        with storage_errors(self._path):
             self._file.seek(len(self._contents.header) + start + offset)
             self._file.write(data)
         self._unwritten[name] -= size
@@ -198,18 +203,6 @@ class PackWriter:
         with contextlib.suppress(OSError):
             self._partial.unlink()
         self._file = None
-
-    @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StorageError(
-                    f"{self._path.parent}: no room for a pack of {self._contents.nbytes} bytes"
-                    f" ({error.strerror}); free some space or set SAMPAN_HOME to another disk"
-                ) from error
-            raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}") from error
 
 
 def _reserve(descriptor: int, size: int) -> None:

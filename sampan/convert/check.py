@@ -1,0 +1,65 @@
+"""Check a conversion before its first byte: the plan against the source, and against what a pack holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sampan.errors import FormatError, UnsupportedError
+from sampan.models.config import ModelConfig
+from sampan.models.plan import PlannedTensor
+from sampan.weights.layout import pack_layout
+from sampan.weights.source import TensorSource, require_supported
+
+
+def check_plan(source: TensorSource, config: ModelConfig, plan: Sequence[PlannedTensor]) -> None:
+    """Raise FormatError or UnsupportedError, naming the tensor, unless `plan` can be carried out in full."""
+    layout = pack_layout(config)
+    wanted = {name: ("matrix", *shape) for name, shape in layout.matrices.items()}
+    wanted |= {name: ("vector", length, 1) for name, length in layout.vectors.items()}
+    planned = {tensor.name: (tensor.kind, tensor.rows, tensor.columns) for tensor in plan}
+    if len(planned) != len(plan):
+        raise ValueError(f"the plan of {config.family} names a tensor twice")
+    for name in sorted(wanted.keys() | planned.keys()):
+        if wanted.get(name) != planned.get(name):
+            raise FormatError(
+                f"{source.path}: the model's configuration and its weights disagree on {name!r}:"
+                f" {wanted.get(name, 'absent')} against {planned.get(name, 'absent')}"
+            )
+    for tensor in plan:
+        _check_sources(source, tensor)
+
+
+def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
+    rows = 0
+    types = set()
+    for part in tensor.sources:
+        if part.name not in source.tensors:
+            raise FormatError(f"{source.path}: tensor {part.name!r} is missing; fetch the model again")
+        info = source.tensors[part.name]
+        require_supported(source.path, info.name, info.type)
+        if info.shape[1:] != ((tensor.columns,) if tensor.kind == "matrix" else ()) or not info.shape:
+            raise FormatError(
+                f"{source.path}: tensor {info.name!r} has shape {list(info.shape)},"
+                f" which cannot be part of a {tensor.kind} of {tensor.rows} x {tensor.columns}"
+            )
+        stop = info.shape[0] if part.stop is None else part.stop
+        if not 0 <= part.start < stop <= info.shape[0]:
+            raise FormatError(
+                f"{source.path}: tensor {info.name!r} has {info.shape[0]} rows, not {part.start} to {stop}"
+            )
+        rows += stop - part.start
+        types.add(info.type)
+    if rows != tensor.rows:
+        raise FormatError(
+            f"{source.path}: {', '.join(part.name for part in tensor.sources)!r} hold {rows} rows;"
+            f" the configuration says {tensor.rows}"
+        )
+    if tensor.kind == "matrix" and len(types) > 1:
+        raise UnsupportedError(
+            f"{source.path}: {tensor.name!r} mixes the types {', '.join(sorted(types))}"
+        )
+    permutation = tensor.row_permutation
+    if permutation is not None and not np.array_equal(np.sort(permutation), np.arange(tensor.rows)):
+        raise ValueError(f"{tensor.name}: row_permutation is not a permutation of {tensor.rows} rows")

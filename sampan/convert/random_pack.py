@@ -1,0 +1,130 @@
+"""A pack of any shape with random weights: for speed at real shapes, and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.hub.home import Progress, require_space
+from sampan.models.config import ModelConfig
+from sampan.weights.formats import BLOCK_ROWS, Q4, Q4K, Q8, MatrixFormat
+from sampan.weights.layout import pack_layout
+from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix
+from sampan.weights.quantize import as_bytes
+from sampan.weights.records import check_columns, new_records
+
+CHUNK_WEIGHTS = 1 << 22
+
+# Standard deviations of uniform codes 0..15 and -127..127, and the middle of the former.
+Q4_DEVIATION = np.sqrt((16**2 - 1) / 12)
+Q8_DEVIATION = np.sqrt((255**2 - 1) / 12)
+Q4_MIDDLE = 7.5
+
+# The upper part of a Q4_K scale's six bits, as quantizers use them.
+Q4K_SCALES = (16, 64)
+
+
+def random_pack(
+    config: ModelConfig,
+    path: Path,
+    format: MatrixFormat,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> None:
+    """Write a pack of `config` whose matrices are random in `format`, without a tokenizer.
+
+    Weights have mean 0 and a standard deviation near 1 / sqrt(columns), norms are 1 and biases small, so that
+    activations keep their size through the layers. The same seed gives the same bytes. UnsupportedError when
+    rows do not fit the format, StorageError when the disk is full.
+    """
+    config.check("random pack")
+    layout = pack_layout(config)
+    for name, (_, columns) in layout.matrices.items():
+        check_columns(name, format, columns)
+    contents = PackContents(
+        config,
+        matrices={name: PlannedMatrix(format, *shape) for name, shape in layout.matrices.items()},
+        vectors=layout.vectors,
+        source={"kind": "random", "seed": seed, "format": format.name},
+    )
+    require_space(path.absolute().parent, contents.nbytes)
+    random = np.random.default_rng(seed)
+    done = 0
+    with PackWriter(path, contents) as writer:
+        for name, length in layout.vectors.items():
+            vector = np.ones(length, np.float32)
+            if name.endswith("_bias"):
+                vector = random.normal(0, 0.02, length).astype(np.float32)
+            writer.write_vector(name, vector)
+        for name, (rows, columns) in layout.matrices.items():
+            rows_at_once = max(CHUNK_WEIGHTS // columns // BLOCK_ROWS, 1) * BLOCK_ROWS
+            for first_row in range(0, rows, rows_at_once):
+                packed = _random_rows(random, format, min(rows_at_once, rows - first_row), columns)
+                writer.write_matrix(name, first_row, packed)
+                done += packed.nbytes
+                if progress is not None:
+                    progress(f"writing {path.name}", done, contents.matrix_bytes)
+        writer.finish()
+
+
+def _random_rows(
+    random: np.random.Generator, format: MatrixFormat, rows: int, columns: int
+) -> npt.NDArray[np.uint8]:
+    records = new_records(format, rows, columns)
+    _FILL[format.name](random, records, columns)
+    missing = -rows % BLOCK_ROWS
+    if missing:
+        lanes = as_lanes(records[-1])
+        for field in lanes:
+            field[..., BLOCK_ROWS - missing :] = 0
+    return as_bytes(records)
+
+
+def as_lanes(records: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Every field of the records, nested ones spelled out; the last axis is the row within the block."""
+    names = records.dtype.names
+    if names is None:
+        return [records]
+    return [field for name in names for field in as_lanes(records[name])]
+
+
+def _fill_q4(random: np.random.Generator, records: npt.NDArray[Any], columns: int) -> None:
+    scale = _spread(random, records["scale"].shape, 1 / (Q4_DEVIATION * np.sqrt(columns)))
+    records["codes"] = random.integers(0, 1 << 32, records["codes"].shape, np.uint32)
+    records["scale"] = scale
+    records["minimum"] = -Q4_MIDDLE * scale
+
+
+def _fill_q8(random: np.random.Generator, records: npt.NDArray[Any], columns: int) -> None:
+    shape = records["codes"].shape
+    codes = random.integers(-127, 128, (*shape[:-1], 4 * shape[-1]), np.int8)
+    records["codes"] = codes.view(np.uint32)
+    records["scale"] = _spread(random, records["scale"].shape, 1 / (Q8_DEVIATION * np.sqrt(columns)))
+
+
+def _fill_q4k(random: np.random.Generator, records: npt.NDArray[Any], columns: int) -> None:
+    scales = random.integers(*Q4K_SCALES, records["groups"]["scale"].shape, np.uint8)
+    middle = sum(Q4K_SCALES) / 2
+    d = _spread(random, records["d"].shape, 1 / (Q4_DEVIATION * middle * np.sqrt(columns)))
+    records["codes"] = random.integers(0, 1 << 32, records["codes"].shape, np.uint32)
+    records["d"] = d
+    records["dmin"] = Q4_MIDDLE * d
+    records["groups"]["scale"] = scales
+    records["groups"]["minimum"] = scales
+
+
+def _spread(random: np.random.Generator, shape: tuple[int, ...], scale: float) -> npt.NDArray[np.float32]:
+    """Scales between half and one and a half of `scale`."""
+    return (scale * random.uniform(0.5, 1.5, shape)).astype(np.float32)
+
+
+_FILL: dict[str, Callable[[np.random.Generator, npt.NDArray[Any], int], None]] = {
+    Q4.name: _fill_q4,
+    Q8.name: _fill_q8,
+    Q4K.name: _fill_q4k,
+}
