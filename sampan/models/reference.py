@@ -1,0 +1,229 @@
+"""The NumPy float32 twin of the engine: the same mathematics, written to be read.
+
+Kernels, quantization and the whole engine are measured against it. Weights are float32 and stay in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.errors import RequestError
+from sampan.models.config import ModelConfig
+from sampan.models.plan import PlannedTensor
+from sampan.models.registry import resolve_config, tensor_plan
+from sampan.models.rope import inverse_frequencies
+from sampan.weights.pack import Pack
+from sampan.weights.source import TensorSource
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass
+class ReferenceCache:
+    """Keys (rotated) and values of the tokens so far: per layer [tokens, kv heads, head size] float32."""
+
+    keys: list[Array]
+    values: list[Array]
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return len(self.keys[0])
+
+
+class ReferenceModel:
+    """A decoder-only transformer over any `ModelConfig`.
+
+    `get_matrix(name)` and `get_vector(name)` give the pack's tensors (docs/architecture.md) as float32 arrays
+    [rows, columns] and [n]; each is asked once. `context` is what `rope.inverse_frequencies` wants.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        get_matrix: Callable[[str], Array],
+        get_vector: Callable[[str], Array],
+        context: int | None = None,
+    ) -> None:
+        self.config = config
+        self._get = {"matrix": get_matrix, "vector": get_vector}
+        self._weights: dict[str, Array] = {}
+        length = config.context_length if context is None else context
+        self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
+
+    @staticmethod
+    def from_pack(pack: Pack, context: int | None = None) -> ReferenceModel:
+        """Over a pack's own, quantized weights, dequantized."""
+        return ReferenceModel(pack.config, pack.dequantize, pack.vector, context)
+
+    @staticmethod
+    def from_source(source: TensorSource, context: int | None = None) -> ReferenceModel:
+        """Over a checkpoint's weights, as `tensor_plan` arranges them and not quantized any further."""
+        config = resolve_config(source)
+        plan = {planned.name: planned for planned in tensor_plan(source, config)}
+
+        def read(name: str) -> Array:
+            return planned_values(source, plan[name])
+
+        return ReferenceModel(config, read, read, context)
+
+    def new_cache(self) -> ReferenceCache:
+        """A cache of no tokens."""
+        shape = (0, self.config.kv_head_count, self.config.head_dim)
+        layers = range(self.config.layer_count)
+        return ReferenceCache(
+            [np.zeros(shape, np.float32) for _ in layers], [np.zeros(shape, np.float32) for _ in layers]
+        )
+
+    def forward(self, tokens: npt.ArrayLike, cache: ReferenceCache | None = None) -> Array:
+        """Logits [n, vocab_size] after each of `tokens` [n]; with a cache, they continue it and are added to
+        it.
+
+        RequestError for tokens outside the vocabulary.
+        """
+        config = self.config
+        ids = np.asarray(tokens, dtype=np.int64)
+        if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size):
+            raise RequestError(f"tokens must be a list of ids below {config.vocab_size}")
+        if cache is None:
+            cache = self.new_cache()
+        positions = np.arange(cache.length, cache.length + len(ids))
+        hidden = self._matrix("embedding")[ids] * np.float32(config.embedding_scale)
+        rotations = [_rotation(frequencies, factor, positions) for frequencies, factor in self._ropes]
+        for layer in range(config.layer_count):
+            hidden = self._layer(layer, hidden, positions, rotations[config.layer_ropes[layer]], cache)
+        hidden = self._norm("output_norm", hidden)
+        output = self._matrix("embedding" if config.tied_embeddings else "output")
+        return (hidden @ output.T) * np.float32(config.logit_scale)
+
+    def _layer(
+        self,
+        layer: int,
+        hidden: Array,
+        positions: npt.NDArray[np.int64],
+        rotation: tuple[Array, Array],
+        cache: ReferenceCache,
+    ) -> Array:
+        config = self.config
+        name = f"layers.{layer}."
+        scale = np.float32(config.residual_scale)
+
+        update = self._attention(
+            layer, self._norm(name + "attention_norm", hidden), positions, rotation, cache
+        )
+        if config.sandwich_norms:
+            update = self._norm(name + "attention_post_norm", update)
+        hidden = hidden + update * scale
+
+        normed = self._norm(name + "mlp_norm", hidden)
+        gate = _activate(config.activation, normed @ self._matrix(name + "mlp.gate").T)
+        update = (gate * (normed @ self._matrix(name + "mlp.up").T)) @ self._matrix(name + "mlp.down").T
+        if config.sandwich_norms:
+            update = self._norm(name + "mlp_post_norm", update)
+        return hidden + update * scale
+
+    def _attention(
+        self,
+        layer: int,
+        hidden: Array,
+        positions: npt.NDArray[np.int64],
+        rotation: tuple[Array, Array],
+        cache: ReferenceCache,
+    ) -> Array:
+        config = self.config
+        name = f"layers.{layer}.attention."
+
+        def project(which: str, heads: int) -> Array:
+            projected = hidden @ self._matrix(name + which).T
+            if config.attention_bias:
+                projected = projected + self._vector(f"{name}{which}_bias")
+            split = projected.reshape(len(hidden), heads, config.head_dim)
+            if which == "value":
+                return split
+            if config.qk_norm:
+                split = self._norm(f"{name}{which}_norm", split)
+            return _rotate(split, *rotation)
+
+        query = project("query", config.head_count)
+        keys = cache.keys[layer] = np.concatenate([cache.keys[layer], project("key", config.kv_head_count)])
+        values = cache.values[layer] = np.concatenate(
+            [cache.values[layer], project("value", config.kv_head_count)]
+        )
+        visible = _visible(positions, len(keys), config.windows[layer])
+        heads = np.empty_like(query)
+        shared = config.head_count // config.kv_head_count
+        for head in range(config.head_count):
+            scores = (query[:, head] @ keys[:, head // shared].T) * np.float32(config.attention_scale)
+            weights = _softmax(np.where(visible, scores, np.float32(-np.inf)))
+            heads[:, head] = weights @ values[:, head // shared]
+        return heads.reshape(len(hidden), -1) @ self._matrix(name + "output").T
+
+    def _norm(self, name: str, values: Array) -> Array:
+        """Root mean square norm over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+        mean_square = np.mean(values * values, axis=-1, keepdims=True)
+        normed: Array = values / np.sqrt(mean_square + np.float32(self.config.norm_epsilon))
+        return normed * self._vector(name)
+
+    def _matrix(self, name: str) -> Array:
+        return self._weight(name, "matrix")
+
+    def _vector(self, name: str) -> Array:
+        return self._weight(name, "vector")
+
+    def _weight(self, name: str, kind: str) -> Array:
+        if name not in self._weights:
+            self._weights[name] = self._get[kind](name)
+        return self._weights[name]
+
+
+def planned_values(source: TensorSource, planned: PlannedTensor) -> Array:
+    """One tensor of the pack in float32, [rows, columns] or [n], unquantized: what the plan says in NumPy."""
+    stacked = np.concatenate([source.float32(rows.name, rows.start, rows.stop) for rows in planned.sources])
+    if planned.row_permutation is not None:
+        stacked = stacked[planned.row_permutation]
+    return stacked + np.float32(planned.add) if planned.add else stacked
+
+
+def _rotation(
+    frequencies: npt.NDArray[np.float64], factor: float, positions: npt.NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """Cosines and sines [n, 1, dimensions/2], angles in float64."""
+    angles = positions[:, None, None] * frequencies
+    return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
+
+
+def _rotate(heads: Array, cosine: Array, sine: Array) -> Array:
+    """Rotate the pairs (i, i + half) of each head [n, heads, head size]."""
+    half = cosine.shape[-1]
+    first, second = heads[..., :half], heads[..., half : 2 * half]
+    rest = heads[..., 2 * half :]
+    return np.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
+
+
+def _visible(positions: npt.NDArray[np.int64], key_count: int, window: int) -> npt.NDArray[np.bool_]:
+    """Which keys [n, key_count] each position attends to: up to its own, within the window if there is one."""
+    distance = positions[:, None] - np.arange(key_count)
+    visible = distance >= 0
+    return visible & (distance < window) if window else visible
+
+
+def _softmax(scores: Array) -> Array:
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return weights
+
+
+def _activate(kind: str, values: Array) -> Array:
+    """SiLU, or GELU in its tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    activated: Array
+    if kind == "silu":
+        with np.errstate(over="ignore"):  # exp overflows to infinity where the sigmoid is 0
+            activated = values / (1 + np.exp(-values))
+    else:
+        inner = np.float32(np.sqrt(2 / np.pi)) * (values + np.float32(0.044715) * values**3)
+        activated = np.float32(0.5) * values * (1 + np.tanh(inner))
+    return activated
