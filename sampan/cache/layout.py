@@ -1,0 +1,63 @@
+"""How keys and values lie in the pages of the KV cache.
+
+A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers: layer by layer, within a layer KV
+head by KV head. One head's part of a page, for float16:
+
+- keys: 4 blocks of 16 positions; block [head_dim][16 positions], so that a SIMD lane owns a position;
+- values: [64 positions][head_dim].
+
+For int8 the same arrays hold int8, and behind them lie two float32 scales per position, 64 for keys, 64 for values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PAGE_TOKENS = 64
+KeyValueType = Literal["f16", "int8"]
+
+
+@dataclass(frozen=True)
+class KeyValueLayout:
+    """Byte sizes and offsets of the paged KV cache of one model."""
+
+    layer_count: int
+    kv_head_count: int
+    head_dim: int
+    kind: KeyValueType
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one key or value element."""
+        return 2 if self.kind == "f16" else 1
+
+    @property
+    def values_offset(self) -> int:
+        """From a head's keys to its values."""
+        return PAGE_TOKENS * self.head_dim * self.element_bytes
+
+    @property
+    def scales_offset(self) -> int:
+        """From a head's keys to its key scales (int8 only); the value scales follow them."""
+        return 2 * self.values_offset
+
+    @property
+    def head_bytes(self) -> int:
+        """One KV head of one layer in one page."""
+        return self.scales_offset + (2 * PAGE_TOKENS * 4 if self.kind == "int8" else 0)
+
+    @property
+    def layer_bytes(self) -> int:
+        """One layer in one page."""
+        return self.kv_head_count * self.head_bytes
+
+    @property
+    def page_bytes(self) -> int:
+        """One page, all layers."""
+        return self.layer_count * self.layer_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that one position takes in the cache, all layers."""
+        return self.page_bytes // PAGE_TOKENS

@@ -1,0 +1,100 @@
+"""One model, its KV cache and its threads: spans of tokens in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
+from sampan.engine.span import Span
+from sampan.kernels import layout as k
+from sampan.kernels.compiled import entry_point
+from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.threads import ThreadPool
+from sampan.models.program import PARTIAL_SLOTS, build_program
+from sampan.models.rope import inverse_frequencies
+from sampan.weights.pack import Pack
+
+MAX_BATCH_TOKENS = 512
+
+
+class Runner:
+    """Runs steps of a packed model; implements `ModelRunner`.
+
+    Not safe for use by several threads at once. `context`: most tokens of a sequence; `page_count`: pages of the KV
+    cache; `kernel_folder`: where compiled kernels are kept.
+    """
+
+    page_tokens = PAGE_TOKENS
+
+    def __init__(
+        self,
+        pack: Pack,
+        *,
+        context: int,
+        page_count: int,
+        threads: int,
+        kernel_folder: Path,
+        kv_dtype: KeyValueType = "f16",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> None:
+        config = pack.config
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.max_batch_tokens = max_batch_tokens
+        layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
+        # Anonymous memory: a page takes room only from its first use on.
+        self._cache = aligned_zeros(page_count * layout.page_bytes)
+        self._program = build_program(pack, layout, self._cache.ctypes.data, max_batch_tokens, context)
+        self._ropes = [inverse_frequencies(rope, context) for rope in config.ropes]
+        step = self._program.step.words
+        self._pool = ThreadPool(
+            entry_point(kernel_folder), threads, self._program.ops, step, self._program.scratch_bytes
+        )
+
+    def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+        """Logits float32 [outputs wanted, vocab_size], spans in order; owned by the runner, valid until the next call.
+
+        The spans hold at most `max_batch_tokens` tokens in all.
+        """
+        step = self._program.step
+        tokens = outputs = slots = 0
+        page_tables = []
+        for index, span in enumerate(spans):
+            count = len(span.tokens)
+            end = tokens + count
+            positions = step.positions[tokens:end]
+            positions[:] = np.arange(span.start, span.start + count)
+            pages = np.ascontiguousarray(span.pages, np.int64)
+            page_tables.append(pages)
+            step.ids[tokens:end] = span.tokens
+            step.pages[tokens:end] = pages[positions // PAGE_TOKENS]
+            slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
+            slots += slot >= 0
+            step.slots[tokens:end] = slot
+            row = step.spans[index]
+            row[k.SPAN_FIRST] = tokens
+            row[k.SPAN_COUNT] = count
+            row[k.SPAN_START] = span.start
+            row[k.SPAN_PAGES] = pages.ctypes.data
+            row[k.SPAN_SLOT] = slot
+            wanted = {"none": 0, "last": 1, "all": count}[span.outputs]
+            step.output_rows[outputs : outputs + wanted] = np.arange(end - wanted, end)
+            outputs += wanted
+            tokens = end
+        step.words[k.STEP_TOKENS] = tokens
+        step.words[k.STEP_OUTPUTS] = outputs
+        step.words[k.STEP_SPANS] = len(spans)
+        for (frequencies, factor), cosines, sines in zip(self._ropes, step.cosines, step.sines, strict=True):
+            angles = step.positions[:tokens, None] * frequencies
+            cosines[:tokens] = np.cos(angles) * factor
+            sines[:tokens] = np.sin(angles) * factor
+        self._pool.step()
+        return self._program.logits[:outputs, : self.vocab_size]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.close()

@@ -1,0 +1,127 @@
+"""The memory that the interpreter and the Program builder share: op fields, step fields, scheduler words.
+
+Everything is int64 words; a float parameter lies in the low four bytes of its word.
+"""
+
+from __future__ import annotations
+
+# --- op codes --------------------------------------------------------------------------------------------------------
+
+EMBED = 0
+NORM_QUANTIZE = 1
+MATMUL = 2
+ROPE_STORE = 3
+ATTENTION = 4
+ATTENTION_FINISH = 5
+GATE_UP = 6
+NORM_ADD = 7
+
+# --- fields of an op (word index) ------------------------------------------------------------------------------------
+
+OP_WORDS = 40
+
+OP_CODE = 0
+# Which count of the step gives the rows: STEP_TOKENS or STEP_OUTPUTS.
+OP_COUNT_WORD = 1
+
+# Quantized activations that the op writes: int8 rows, then planes of scales (see kernels/quantize.py).
+QUANTIZED_X = 2
+QUANTIZED_STRIDE = 3
+QUANTIZED_SCALES = 4
+QUANTIZED_SCALE_STRIDE = 5
+QUANTIZED_PLANE = 6
+
+SOURCE = 7
+SOURCE_STRIDE = 8
+TARGET = 9
+TARGET_STRIDE = 10
+COLUMNS = 11
+WEIGHT = 12
+EPSILON = 13
+FACTOR = 14
+ACCUMULATE = 15
+# int64 row numbers to gather from SOURCE; 0: row i is i.
+ROWS = 16
+
+# MATMUL: up to 3 matrices side by side. GATE_UP: gate and up.
+SEGMENT_COUNT = 17
+SEGMENTS = 18
+SEGMENT_WORDS = 5
+SEGMENT_ADDRESS = 0
+SEGMENT_FORMAT = 1
+SEGMENT_BLOCKS = 2
+SEGMENT_BLOCK_BYTES = 3
+SEGMENT_TARGET_OFFSET = 4
+ACTIVATION = 33
+# The same five words for the quantized activations that a matmul reads.
+INPUT_X = 34
+INPUT_STRIDE = 35
+INPUT_SCALES = 36
+INPUT_SCALE_STRIDE = 37
+INPUT_PLANE = 38
+
+# ROPE_STORE and ATTENTION*
+HEADS = 17
+KV_HEADS = 18
+HEAD_DIM = 19
+ROTARY = 20
+COSINES = 21
+SINES = 22
+QUERY_BIAS = 23
+KEY_BIAS = 24
+VALUE_BIAS = 25
+QUERY_NORM = 26
+KEY_NORM = 27
+CACHE = 28
+HEAD_BYTES = 29
+PAGE_BYTES = 30
+INTEGER_CACHE = 31
+WINDOW = 32
+PARTIALS = 34
+PARTIAL_SLOT_BYTES = 35
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+STEP_WORDS = 16
+STEP_TOKENS = 0
+STEP_OUTPUTS = 1
+STEP_SPANS = 2
+# Addresses of int64 arrays, one entry per token: id, position, page number, partial slot (or -1).
+STEP_IDS = 3
+STEP_POSITIONS = 4
+STEP_PAGES = 5
+STEP_SLOTS = 6
+STEP_SPAN_TABLE = 7
+
+SPAN_WORDS = 8
+SPAN_FIRST = 0
+SPAN_COUNT = 1
+SPAN_START = 2
+SPAN_PAGES = 3
+SPAN_SLOT = 4
+
+# --- the scheduler ---------------------------------------------------------------------------------------------------
+# Words that different threads write lie 128 bytes apart, so that they never share a cache line.
+
+PHASE = 0
+END_PHASE = 16
+STOP = 32
+THREADS = 48
+OPS = 49
+OP_COUNT = 50
+STEP = 51
+SCRATCH = 52
+SCRATCH_BYTES = 53
+RING = 64
+RING_SLOTS = 8
+RING_WORDS = 32
+RING_DONE = 16
+SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
+
+# Tokens that one unit of a matmul or of gate+up covers: bounds the scratch and gives many threads enough units.
+MATMUL_SLICE = 128
+GATE_UP_SLICE = 64
+# Rows (query, head) that one unit of attention covers.
+ATTENTION_ROWS = 64
+# Rows that kernels may touch past the last: the tallest tile.
+TILE_SLACK = 16

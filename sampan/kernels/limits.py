@@ -1,0 +1,112 @@
+"""The machine's limits, measured by two bare loops: reading memory, and int8 dot products on data in the L1 cache.
+
+Every figure that Sampan reports about its own speed is a share of one of these, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from sampan.kernels.jit import kernel
+from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.simd import dot_low, finish_low, load_bytes, load_f32, scale_add, start_low, store_tile, vector_max, zero_tile, splat, store_f32
+
+_READ_BYTES = 1 << 29
+_TILE = 4
+_DOT_STEPS = 8
+# Inputs per lane (4) * lanes (16) * tokens * multiply and add.
+_OPS_PER_DOT = 4 * 16 * _TILE * 2
+
+
+@kernel
+def read_loop(start: int, end: int, sink: int) -> None:
+    """Read every byte of [start, end), a multiple of 256 long, and keep a maximum so that no load can be dropped."""
+    a = splat(np.float32(0))
+    b = splat(np.float32(0))
+    c = splat(np.float32(0))
+    d = splat(np.float32(0))
+    for at in range(start, end, 256):
+        a = vector_max(a, load_f32(at))
+        b = vector_max(b, load_f32(at + 64))
+        c = vector_max(c, load_f32(at + 128))
+        d = vector_max(d, load_f32(at + 192))
+    store_f32(sink, vector_max(vector_max(a, b), vector_max(c, d)))
+
+
+@kernel
+def dot_loop(weights: int, x: int, scales: int, sink: int, rounds: int) -> None:
+    """`rounds` groups of `_DOT_STEPS` dot products for a tile of tokens; all operands stay in the L1 cache."""
+    out = zero_tile(_TILE)
+    for i in range(rounds):
+        acc = start_low(_TILE)
+        at = weights + (i & 7) * (_DOT_STEPS * 64)
+        for step in range(_DOT_STEPS):
+            acc = dot_low(acc, load_bytes(at + step * 64), x + step * 4, _DOT_STEPS * 4)
+        out = scale_add(out, finish_low(acc), splat(np.float32(1)), scales, 4)
+    store_tile(sink, 64, _TILE, out)
+
+
+def _best_rate(work: Callable[[int], float], threads: int, seconds: float) -> float:
+    """The best total of work per second over repeated rounds on all threads for about `seconds`."""
+    best = 0.0
+    deadline = time.perf_counter() + seconds
+    while True:
+        done = [0.0] * threads
+
+        def run(index: int, done: list[float] = done) -> None:
+            done[index] = work(index)
+
+        workers = [threading.Thread(target=run, args=(index,)) for index in range(1, threads)]
+        begin = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        run(0)
+        for worker in workers:
+            worker.join()
+        best = max(best, sum(done) / (time.perf_counter() - begin))
+        if time.perf_counter() > deadline:
+            return best
+
+
+_read_buffer: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
+
+
+def read_bandwidth(threads: int, seconds: float = 0.5) -> float:
+    """Bytes per second that `threads` threads read from memory in a bare loop over 512 MiB."""
+    global _read_buffer
+    if _read_buffer is None:
+        _read_buffer = aligned_zeros(_READ_BYTES)
+        _read_buffer[::4096] = 1  # Pages that were never written are all one page of zeros.
+    base = _read_buffer.ctypes.data
+    sinks = aligned_zeros(threads * 64)
+    share = _READ_BYTES // threads // 256 * 256
+
+    def work(index: int) -> float:
+        read_loop(base + index * share, base + (index + 1) * share, sinks.ctypes.data + index * 64)
+        return share
+
+    work(0)
+    return _best_rate(work, threads, seconds)
+
+
+def int8_rate(threads: int, seconds: float = 0.5) -> float:
+    """Operations (multiplies plus adds) per second of a bare loop of the tier's int8 dot product."""
+    weights = aligned_zeros(8 * _DOT_STEPS * 64)
+    weights[:] = np.arange(weights.size) % 16
+    x = aligned_zeros(_TILE * _DOT_STEPS * 4)
+    x[:] = 3
+    scales = np.ones(_TILE, np.float32)
+    sinks = aligned_zeros(threads * _TILE * 64)
+    rounds = 200_000
+
+    def work(index: int) -> float:
+        sink = sinks.ctypes.data + index * _TILE * 64
+        dot_loop(weights.ctypes.data, x.ctypes.data, scales.ctypes.data, sink, rounds)
+        return float(rounds * _DOT_STEPS * _OPS_PER_DOT)
+
+    work(0)
+    return _best_rate(work, threads, seconds)

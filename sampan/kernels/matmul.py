@@ -1,0 +1,185 @@
+"""Quantized matrix products: 16 rows of weights against a tile of tokens, for every format of the pack.
+
+One micro-kernel per format and tile height serves both shapes of matmul. With few tokens the weights stream through
+once and the memory is the limit; with many, a block of 16 rows stays in the L1 cache while tile after tile of tokens
+passes over it, and the dot-product units are the limit. A row's result is the sum over its groups in their order, in
+every tile height: batch and threads cannot change a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sampan.kernels.jit import kernel
+from sampan.kernels.simd import (
+    add_scaled,
+    dot_low,
+    dot_signed,
+    finish_low,
+    fma_broadcast,
+    high_nibbles,
+    load_bytes,
+    load_f16,
+    load_tile,
+    load_u8,
+    low_nibbles,
+    scale_add,
+    splat,
+    start_low,
+    start_signed,
+    store_tile,
+    zero_tile,
+)
+from sampan.kernels.tiers import TIER
+from sampan.weights.formats import GROUP_SIZE, Q4, Q4K, Q8
+
+_Q4_CODE, _Q8_CODE, _Q4K_CODE = Q4.code, Q8.code, Q4K.code
+_Q4_RECORD, _Q8_RECORD, _Q4K_RECORD = Q4.record_bytes, Q8.record_bytes, Q4K.record_bytes
+_Q4K_GROUPS = Q4K.group_columns // GROUP_SIZE
+
+TileKernel = Callable[..., Any]
+
+
+def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
+    """The micro-kernels for one tile height, in the order q4, q8, q4k.
+
+    Each takes the address of a block of 16 rows, its number of groups of 32 inputs, and the quantized tokens: int8
+    `x` at `x_stride`; float32 scales at `scales`, scale times sum at `scales + plane` and int32 sums at
+    `scales + 2 * plane`, all at `scale_stride`. The result is a tile [height][16 rows] of float32.
+    """
+
+    @kernel
+    def q4(block: int, groups: int, x: int, x_stride: int, scales: int, scale_stride: int, plane: int) -> Any:
+        out = zero_tile(height)
+        for group in range(groups):
+            record = block + group * _Q4_RECORD
+            at = x + group * GROUP_SIZE
+            acc = start_low(height)
+            for pair in range(4):
+                packed = load_bytes(record + pair * 64)
+                acc = dot_low(acc, low_nibbles(packed), at + pair * 8, x_stride)
+                acc = dot_low(acc, high_nibbles(packed), at + pair * 8 + 4, x_stride)
+            factor = scales + group * 4
+            out = scale_add(out, finish_low(acc), load_f16(record + 256), factor, scale_stride)
+            out = fma_broadcast(out, load_f16(record + 288), factor + plane, scale_stride)
+        return out
+
+    @kernel
+    def q8(block: int, groups: int, x: int, x_stride: int, scales: int, scale_stride: int, plane: int) -> Any:
+        out = zero_tile(height)
+        for group in range(groups):
+            record = block + group * _Q8_RECORD
+            at = x + group * GROUP_SIZE
+            factor = scales + group * 4
+            acc = start_signed(height, factor + 2 * plane, scale_stride)
+            for quad in range(8):
+                acc = dot_signed(acc, load_bytes(record + quad * 64), at + quad * 4, x_stride)
+            out = scale_add(out, acc, load_f16(record + 512), factor, scale_stride)
+        return out
+
+    @kernel
+    def q4k(block: int, groups: int, x: int, x_stride: int, scales: int, scale_stride: int, plane: int) -> Any:
+        out = zero_tile(height)
+        minus_one = splat(np.float32(-1))
+        for super_group in range(groups // _Q4K_GROUPS):
+            record = block + super_group * _Q4K_RECORD
+            scale = load_f16(record)
+            minimum = load_f16(record + 32) * minus_one
+            for part in range(_Q4K_GROUPS):
+                group = super_group * _Q4K_GROUPS + part
+                nibbles = record + 320 + part * 256
+                at = x + group * GROUP_SIZE
+                acc = start_low(height)
+                for pair in range(4):
+                    packed = load_bytes(nibbles + pair * 64)
+                    acc = dot_low(acc, low_nibbles(packed), at + pair * 8, x_stride)
+                    acc = dot_low(acc, high_nibbles(packed), at + pair * 8 + 4, x_stride)
+                factor = scales + group * 4
+                fine = record + 64 + part * 32
+                out = scale_add(out, finish_low(acc), scale * load_u8(fine), factor, scale_stride)
+                out = fma_broadcast(out, minimum * load_u8(fine + 16), factor + plane, scale_stride)
+        return out
+
+    return q4, q8, q4k
+
+
+def _make_pass(height: int) -> TileKernel:
+    """One tile height's pass: pick the format, multiply, store the first `count` tokens."""
+    q4, q8, q4k = _make_tiles(height)
+
+    @kernel
+    def tile_pass(
+        code: int,
+        block: int,
+        groups: int,
+        x: int,
+        x_stride: int,
+        scales: int,
+        scale_stride: int,
+        plane: int,
+        out: int,
+        out_stride: int,
+        count: int,
+        factor: float,
+        accumulate: int,
+    ) -> None:
+        if code == _Q4_CODE:
+            tile = q4(block, groups, x, x_stride, scales, scale_stride, plane)
+        elif code == _Q8_CODE:
+            tile = q8(block, groups, x, x_stride, scales, scale_stride, plane)
+        else:
+            tile = q4k(block, groups, x, x_stride, scales, scale_stride, plane)
+        base = load_tile(height, out, out_stride) if accumulate else zero_tile(height)
+        store_tile(out, out_stride, count, add_scaled(base, tile, factor))
+
+    return tile_pass
+
+
+_HIGH = TIER.token_tiles[0]
+_high_pass = _make_pass(_HIGH)
+_middle_pass = _make_pass(4)
+_single_pass = _make_pass(1)
+
+
+@kernel
+def matmul_block(
+    code: int,
+    block: int,
+    groups: int,
+    x: int,
+    x_stride: int,
+    scales: int,
+    scale_stride: int,
+    plane: int,
+    first: int,
+    end: int,
+    out: int,
+    out_stride: int,
+    factor: float,
+    accumulate: int,
+) -> None:
+    """16 output rows for tokens [first, end): out[t] = factor * (W x[t]) (+ out[t] when `accumulate`).
+
+    `out` is the address of the 16 floats of token 0; buffers have room for a whole tile past their last token.
+    """
+    token = first
+    while end - token > 4 and _HIGH > 4:
+        _high_pass(
+            code, block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
+            out + token * out_stride, out_stride, end - token, factor, accumulate,
+        )  # fmt: skip
+        token += _HIGH
+    while end - token > 1:
+        _middle_pass(
+            code, block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
+            out + token * out_stride, out_stride, end - token, factor, accumulate,
+        )  # fmt: skip
+        token += 4
+    if end > token:
+        _single_pass(
+            code, block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
+            out + token * out_stride, out_stride, 1, factor, accumulate,
+        )  # fmt: skip

@@ -1,0 +1,100 @@
+"""Rotary position embedding (Su et al. 2021) on half-split heads, and keys and values into the cache's pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sampan.kernels.jit import kernel
+from sampan.kernels.simd import (
+    load_f32,
+    load_scalar_f32,
+    reduce_max,
+    splat,
+    store_f16,
+    store_f32,
+    store_lanes_f16,
+    store_lanes_i8,
+    store_rounded_i8,
+    store_scalar_f32,
+    vector_abs,
+    vector_max,
+    vector_min,
+)
+
+_PAGE = 64
+_FLOAT16_MAX = np.float32(65504)
+
+
+@kernel
+def rotate(head: int, cosines: int, sines: int, half: int) -> None:
+    """Rotate pairs (i, i + half) of one head in place by the angles of its position."""
+    whole = half // 16 * 16
+    for i in range(0, whole, 16):
+        a = load_f32(head + i * 4)
+        b = load_f32(head + (i + half) * 4)
+        c = load_f32(cosines + i * 4)
+        s = load_f32(sines + i * 4)
+        store_f32(head + i * 4, a * c - b * s)
+        store_f32(head + (i + half) * 4, b * c + a * s)
+    for i in range(whole, half):
+        x = load_scalar_f32(head + i * 4)
+        y = load_scalar_f32(head + (i + half) * 4)
+        cosine = load_scalar_f32(cosines + i * 4)
+        sine = load_scalar_f32(sines + i * 4)
+        store_scalar_f32(head + i * 4, x * cosine - y * sine)
+        store_scalar_f32(head + (i + half) * 4, y * cosine + x * sine)
+
+
+@kernel
+def _largest(source: int, count: int) -> float:
+    largest = splat(np.float32(0))
+    for i in range(count // 16):
+        largest = vector_max(vector_abs(load_f32(source + i * 64)), largest)
+    return reduce_max(largest)
+
+
+@kernel
+def _int8_factor(largest: float) -> float:
+    return np.float32(127.0) / largest if largest > np.float32(1e-30) else np.float32(0)
+
+
+@kernel
+def _clamp(value: Any, limit: float) -> Any:
+    return vector_max(vector_min(value, splat(limit)), splat(-limit))
+
+
+@kernel
+def store_key(source: int, base: int, slot: int, head_dim: int, integer: int) -> None:
+    """One head's key to position `slot` of a page; see cache/layout.py. Values beyond float16 saturate."""
+    block = slot // 16
+    lane = slot % 16
+    if integer:
+        largest = _largest(source, head_dim)
+        factor = splat(_int8_factor(largest))
+        keys = base + block * head_dim * 16 + lane
+        for i in range(head_dim // 16):
+            store_lanes_i8(keys + i * 256, 16, _clamp(load_f32(source + i * 64) * factor, np.float32(127)))
+        store_scalar_f32(base + 2 * _PAGE * head_dim + slot * 4, largest * np.float32(1.0 / 127.0))
+    else:
+        keys = base + block * head_dim * 32 + lane * 2
+        for i in range(head_dim // 16):
+            store_lanes_f16(keys + i * 512, 32, _clamp(load_f32(source + i * 64), _FLOAT16_MAX))
+
+
+@kernel
+def store_value(source: int, base: int, slot: int, head_dim: int, integer: int) -> None:
+    """One head's value to position `slot` of a page; see cache/layout.py. Values beyond float16 saturate."""
+    if integer:
+        largest = _largest(source, head_dim)
+        factor = splat(_int8_factor(largest))
+        values = base + _PAGE * head_dim + slot * head_dim
+        for i in range(head_dim // 16):
+            store_rounded_i8(values + i * 16, _clamp(load_f32(source + i * 64) * factor, np.float32(127)))
+        scales = base + 2 * _PAGE * head_dim + _PAGE * 4
+        store_scalar_f32(scales + slot * 4, largest * np.float32(1.0 / 127.0))
+    else:
+        values = base + _PAGE * head_dim * 2 + slot * head_dim * 2
+        for i in range(head_dim // 16):
+            store_f16(values + i * 32, _clamp(load_f32(source + i * 64), _FLOAT16_MAX))

@@ -1,0 +1,51 @@
+"""Single rows out of a packed matrix: the embedding lookup."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sampan.kernels.jit import kernel
+from sampan.kernels.simd import load_scalar_f16, load_scalar_i8, load_scalar_u8, store_scalar_f32
+from sampan.weights.formats import Q4, Q4K, Q8
+
+_Q4_CODE, _Q8_CODE = Q4.code, Q8.code
+_Q4_RECORD, _Q8_RECORD, _Q4K_RECORD = Q4.record_bytes, Q8.record_bytes, Q4K.record_bytes
+_Q4K_COLUMNS = Q4K.group_columns
+
+
+@kernel
+def _nibble(nibbles: int, lane: int, column: int) -> int:
+    """The 4-bit code of `column` (0..31) in lane `lane` of a group's 256 bytes."""
+    packed = load_scalar_u8(nibbles + column // 8 * 64 + lane * 4 + column % 4)
+    return packed >> 4 if column % 8 >= 4 else packed & 15
+
+
+@kernel
+def dequantize_row(code: int, matrix: int, columns: int, row: int, target: int, factor: float) -> None:
+    """Row `row` of a packed [*, columns] matrix to float32 at `target`, times `factor`."""
+    lane = row % 16
+    if code == _Q4_CODE:
+        block = matrix + row // 16 * (columns // 32) * _Q4_RECORD
+        for column in range(columns):
+            record = block + column // 32 * _Q4_RECORD
+            scale = load_scalar_f16(record + 256 + lane * 2)
+            minimum = load_scalar_f16(record + 288 + lane * 2)
+            value = np.float32(_nibble(record, lane, column % 32)) * scale + minimum
+            store_scalar_f32(target + column * 4, value * np.float32(factor))
+    elif code == _Q8_CODE:
+        block = matrix + row // 16 * (columns // 32) * _Q8_RECORD
+        for column in range(columns):
+            record = block + column // 32 * _Q8_RECORD
+            q = load_scalar_i8(record + column % 32 // 4 * 64 + lane * 4 + column % 4)
+            value = np.float32(q) * load_scalar_f16(record + 512 + lane * 2)
+            store_scalar_f32(target + column * 4, value * np.float32(factor))
+    else:
+        block = matrix + row // 16 * (columns // _Q4K_COLUMNS) * _Q4K_RECORD
+        for column in range(columns):
+            record = block + column // _Q4K_COLUMNS * _Q4K_RECORD
+            group = column % _Q4K_COLUMNS // 32
+            fine = record + 64 + group * 32 + lane
+            scale = load_scalar_f16(record + lane * 2) * np.float32(load_scalar_u8(fine))
+            minimum = load_scalar_f16(record + 32 + lane * 2) * np.float32(load_scalar_u8(fine + 16))
+            q = _nibble(record + 320 + group * 256, lane, column % 32)
+            store_scalar_f32(target + column * 4, (np.float32(q) * scale - minimum) * np.float32(factor))

@@ -1,0 +1,254 @@
+"""The SIMD vocabulary in NumPy, for `NUMBA_DISABLE_JIT=1`; see simd.py. Slow, exact, and open to a debugger.
+
+Memory is reached through the same addresses as in compiled code. One thread runs everything, so the atomic
+operations are plain ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.kernels.simd_types import LANES
+
+__all__ = [
+    "add_scaled", "atomic_add", "atomic_compare_exchange", "atomic_load", "atomic_store", "cpu_relax", "dot_low", "dot_signed",
+    "exponent_of_two", "finish_low", "fma", "fma_broadcast", "high_nibbles", "keep_lanes", "load_bytes", "load_f16",
+    "load_f32", "load_i8", "load_scalar_f16", "load_scalar_f32", "load_scalar_i8", "load_scalar_i32", "load_scalar_i64",
+    "load_scalar_u8", "load_tile", "load_u8", "low_nibbles", "reduce_add", "reduce_max", "round_to_even", "scale_add",
+    "sleep_microseconds", "splat", "start_low", "start_signed", "store_f16", "store_f32", "store_lanes_f16", "store_lanes_i8", "store_rounded_i8",
+    "store_scalar_f32", "store_scalar_i32", "store_scalar_i64", "store_tile", "vector_abs", "vector_max", "vector_min",
+    "yield_thread", "zero_tile",
+]  # fmt: skip
+
+Array = NDArray[Any]
+
+
+def _view(address: int, dtype: Any, count: int) -> Array:
+    size = np.dtype(dtype).itemsize * count
+    return np.frombuffer((ctypes.c_char * size).from_address(int(address)), dtype=dtype)
+
+
+def _rows(address: int, stride: int, height: int, dtype: Any, count: int) -> Array:
+    return np.stack([_view(address + row * stride, dtype, count) for row in range(height)])
+
+
+def load_bytes(address: int) -> Array:
+    return _view(address, np.uint8, 4 * LANES).copy()
+
+
+def load_f32(address: int) -> Array:
+    return _view(address, np.float32, LANES).copy()
+
+
+def store_f32(address: int, value: Array) -> None:
+    _view(address, np.float32, LANES)[:] = value
+
+
+def load_f16(address: int) -> Array:
+    return _view(address, np.float16, LANES).astype(np.float32)
+
+
+def store_f16(address: int, value: Array) -> None:
+    _view(address, np.float16, LANES)[:] = value.astype(np.float16)
+
+
+def load_u8(address: int) -> Array:
+    return _view(address, np.uint8, LANES).astype(np.float32)
+
+
+def load_i8(address: int) -> Array:
+    return _view(address, np.int8, LANES).astype(np.float32)
+
+
+def store_rounded_i8(address: int, value: Array) -> None:
+    _view(address, np.int8, LANES)[:] = np.rint(value).astype(np.int8)
+
+
+def store_lanes_f16(address: int, stride: int, value: Array) -> None:
+    for lane in range(LANES):
+        _view(address + lane * stride, np.float16, 1)[0] = value[lane]
+
+
+def store_lanes_i8(address: int, stride: int, value: Array) -> None:
+    for lane in range(LANES):
+        _view(address + lane * stride, np.int8, 1)[0] = np.rint(value[lane])
+
+
+def load_scalar_f32(address: int) -> np.float32:
+    return np.float32(_view(address, np.float32, 1)[0])
+
+
+def load_scalar_f16(address: int) -> np.float32:
+    return np.float32(_view(address, np.float16, 1)[0])
+
+
+def load_scalar_i64(address: int) -> int:
+    return int(_view(address, np.int64, 1)[0])
+
+
+def load_scalar_i32(address: int) -> int:
+    return int(_view(address, np.int32, 1)[0])
+
+
+def load_scalar_u8(address: int) -> int:
+    return int(_view(address, np.uint8, 1)[0])
+
+
+def load_scalar_i8(address: int) -> int:
+    return int(_view(address, np.int8, 1)[0])
+
+
+def store_scalar_f32(address: int, value: float) -> None:
+    _view(address, np.float32, 1)[0] = value
+
+
+def store_scalar_i32(address: int, value: int) -> None:
+    _view(address, np.int32, 1)[0] = value
+
+
+def store_scalar_i64(address: int, value: int) -> None:
+    _view(address, np.int64, 1)[0] = value
+
+
+def splat(value: float) -> Array:
+    return np.full(LANES, value, np.float32)
+
+
+def fma(a: Array, b: Array, c: Array) -> Array:
+    # The product of two float32 is exact in float64, so this rounds almost as the instruction does.
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def vector_max(a: Array, b: Array) -> Array:
+    return np.where(a > b, a, b)
+
+
+def vector_min(a: Array, b: Array) -> Array:
+    return np.where(a < b, a, b)
+
+
+def vector_abs(a: Array) -> Array:
+    return np.abs(a)
+
+
+def round_to_even(value: Array) -> Array:
+    return np.rint(value)
+
+
+def exponent_of_two(value: Array) -> Array:
+    return np.ldexp(np.float32(1), value.astype(np.int32))
+
+
+def _halve(value: Array, combine: Any) -> np.float32:
+    while value.size > 1:
+        value = combine(value[: value.size // 2], value[value.size // 2 :])
+    return np.float32(value[0])
+
+
+def reduce_add(value: Array) -> np.float32:
+    return _halve(value, np.add)
+
+
+def reduce_max(value: Array) -> np.float32:
+    return _halve(value, np.maximum)
+
+
+def keep_lanes(value: Array, first: int, end: int, other: float) -> Array:
+    lanes = np.arange(LANES)
+    return np.where((lanes >= first) & (lanes < end), value, np.float32(other))
+
+
+def low_nibbles(value: Array) -> Array:
+    return value & 15
+
+
+def high_nibbles(value: Array) -> Array:
+    return value >> 4
+
+
+def zero_tile(height: int) -> Array:
+    return np.zeros((height, LANES), np.float32)
+
+
+def fma_broadcast(tile: Array, vector: Array, address: int, stride: int) -> Array:
+    return fma(np.broadcast_to(vector, tile.shape), _rows(address, stride, len(tile), np.float32, 1), tile)
+
+
+def scale_add(tile: Array, sums: Array, vector: Array, address: int, stride: int) -> Array:
+    return fma(sums.astype(np.float32), vector * _rows(address, stride, len(tile), np.float32, 1), tile)
+
+
+def add_scaled(base: Array, tile: Array, factor: float) -> Array:
+    return fma(tile, np.full(tile.shape, factor, np.float32), base)
+
+
+def load_tile(height: int, address: int, stride: int) -> Array:
+    return _rows(address, stride, height, np.float32, LANES)
+
+
+def store_tile(address: int, stride: int, count: int, tile: Array) -> None:
+    for row in range(min(count, len(tile))):
+        store_f32(address + row * stride, tile[row])
+
+
+def start_low(height: int) -> Array:
+    return np.zeros((height, LANES), np.int32)
+
+
+def _dot(tile: Array, weights: Array, address: int, stride: int) -> Array:
+    quads = _rows(address, stride, len(tile), np.int8, 4).astype(np.int32)
+    return tile + np.asarray(quads @ weights.reshape(LANES, 4).astype(np.int32).T, np.int32)
+
+
+def dot_low(tile: Array, weights: Array, address: int, stride: int) -> Array:
+    return _dot(tile, weights, address, stride)
+
+
+def finish_low(tile: Array) -> Array:
+    return tile
+
+
+def start_signed(height: int, sums: int, stride: int) -> Array:
+    return np.zeros((height, LANES), np.int32)
+
+
+def dot_signed(tile: Array, weights: Array, address: int, stride: int) -> Array:
+    return _dot(tile, weights.view(np.int8), address, stride)
+
+
+def atomic_add(address: int, value: int) -> int:
+    before = load_scalar_i64(address)
+    store_scalar_i64(address, before + value)
+    return before
+
+
+def atomic_load(address: int) -> int:
+    return load_scalar_i64(address)
+
+
+def atomic_store(address: int, value: int) -> None:
+    store_scalar_i64(address, value)
+
+
+def atomic_compare_exchange(address: int, expected: int, value: int) -> bool:
+    found = load_scalar_i64(address) == expected
+    if found:
+        store_scalar_i64(address, value)
+    return found
+
+
+def cpu_relax() -> None:
+    """Nothing to relax."""
+
+
+def yield_thread() -> None:
+    time.sleep(0)
+
+
+def sleep_microseconds(duration: int) -> None:
+    time.sleep(duration * 1e-6)

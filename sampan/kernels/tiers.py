@@ -1,0 +1,66 @@
+"""Which instruction set the kernels are compiled for.
+
+The tier follows the CPU features that Numba compiles with, so that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` let
+one machine run the tiers below its own. Every kernel is written once over vectors of 16 lanes (one lane per row of
+a weight block); LLVM splits them into the registers the CPU has. A tier only decides how int8 products are summed
+and how many tokens share a pass over the weights.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+from numba.core import codegen
+
+DotKind = Literal["vnni512", "vnni256", "maddubs", "sdot", "portable"]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """An instruction set as the kernels see it.
+
+    `token_tiles` and `query_tiles` are the tile heights that get a kernel of their own, largest first; both end in 1.
+    """
+
+    name: str
+    dot: DotKind
+    token_tiles: tuple[int, ...]
+    query_tiles: tuple[int, ...]
+    hardware_float16: bool
+
+
+AVX512_VNNI = Tier("avx512-vnni", "vnni512", (12, 4, 1), (8, 4, 1), True)
+AVX_VNNI = Tier("avx-vnni", "vnni256", (4, 1), (4, 1), True)
+AVX2 = Tier("avx2", "maddubs", (4, 1), (4, 1), True)
+NEON_DOTPROD = Tier("neon-dotprod", "sdot", (4, 1), (4, 1), True)
+GENERIC = Tier("generic", "portable", (4, 1), (4, 1), False)
+
+TIERS = {tier.name: tier for tier in (AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOTPROD, GENERIC)}
+
+
+def compiler_features() -> frozenset[str]:
+    """CPU features that Numba passes to LLVM in this process."""
+    text = numba.config.CPU_FEATURES
+    if text is None:
+        text = codegen.get_host_cpu_features()
+    return frozenset(feature[1:] for feature in text.split(",") if feature.startswith("+"))
+
+
+def select_tier(features: frozenset[str], machine: str) -> Tier:
+    """The best tier for a set of LLVM CPU features on `machine` (as `platform.machine()` names it)."""
+    if machine.lower() in ("x86_64", "amd64"):
+        if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= features:
+            return AVX512_VNNI
+        if {"avx2", "fma", "f16c", "avxvnni"} <= features:
+            return AVX_VNNI
+        if {"avx2", "fma", "f16c"} <= features:
+            return AVX2
+    if machine.lower() in ("aarch64", "arm64") and "dotprod" in features:
+        return NEON_DOTPROD
+    return GENERIC
+
+
+TIER = select_tier(compiler_features(), platform.machine())
