@@ -205,7 +205,7 @@ def _rotate(heads: Array, cosine: Array, sine: Array) -> Array:
 
 
 def _visible(positions: npt.NDArray[np.int64], key_count: int, window: int) -> npt.NDArray[np.bool_]:
-    """Which keys [n, key_count] each position attends to: up to its own, within the window if there is one."""
+    """Which keys [n, key_count] each position attends to: up to its own, within a window if there is one."""
     distance = positions[:, None] - np.arange(key_count)
     visible = distance >= 0
     return visible & (distance < window) if window else visible
