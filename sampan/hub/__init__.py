@@ -9,7 +9,7 @@ from sampan.hub.reference import (
     looks_like_reference,
     parse_reference,
 )
-from sampan.hub.resolve import resolve
+from sampan.hub.resolve import local_model, resolve
 
 __all__ = [
     "DEFAULT_REFERENCE",
@@ -17,6 +17,7 @@ __all__ = [
     "LocalModel",
     "PathReference",
     "PypiReference",
+    "local_model",
     "looks_like_reference",
     "parse_reference",
     "resolve",

@@ -98,3 +98,8 @@ def lock(name: str) -> BaseFileLock:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(path)
+
+
+def packs_folder() -> Path:
+    """Where the packs made on this machine lie."""
+    return home() / "packs"

