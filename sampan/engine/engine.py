@@ -50,8 +50,8 @@ class Engine:
         self._running: list[RunningSequence] = []
         self._lock = threading.RLock()
 
-    def submit(self, prompt: Sequence[int], options: SamplingOptions) -> RunningSequence:
-        """Queue a request. RequestError when it is empty, does not fit the context or has unknown tokens."""
+    def new_sequence(self, prompt: Sequence[int], options: SamplingOptions) -> RunningSequence:
+        """A request, not yet queued. RequestError when it is empty, too long or has unknown tokens."""
         if len(prompt) == 0:
             raise RequestError("the prompt is empty; give it at least one token")
         if options.stop and self._decode is None:
@@ -68,7 +68,7 @@ class Engine:
                 f"{wanted}, but the context holds {self.context}; "
                 "shorten the prompt, lower max_tokens or load the model with a larger context"
             )
-        sequence = RunningSequence(
+        return RunningSequence(
             tokens.astype(np.int32),
             options,
             room if options.max_tokens is None else options.max_tokens,
@@ -76,9 +76,11 @@ class Engine:
             self._eos_ids,
             self._decode,
         )
+
+    def submit(self, sequence: RunningSequence) -> None:
+        """Queue a new sequence for the next steps."""
         with self._lock:
             self._waiting.append(sequence)
-        return sequence
 
     def step(self) -> None:
         """One forward pass over everything that can run; outputs go to the sequences' `pending`."""
@@ -98,10 +100,11 @@ class Engine:
                         self._release(sequence)
 
     def stream(self, sequence: RunningSequence) -> Iterator[Output]:
-        """Step until `sequence` ends and yield its outputs; leaving the iterator early cancels it.
+        """Queue `sequence`, step until it ends and yield its outputs; leaving the iterator early cancels it.
 
         Every step advances the other sequences too, so streams may be read in turns or from several threads.
         """
+        self.submit(sequence)
         try:
             while True:
                 with self._lock:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from sampan.errors import RequestError
 
@@ -53,6 +55,22 @@ class SamplingOptions:
     def penalised(self) -> bool:
         """True when any penalty changes the logits."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+class OptionNames(TypedDict, total=False):
+    """The fields of SamplingOptions as keyword arguments; `stop` may also be one string, a list, or None."""
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    ignore_eos: bool
 
 
 def _check_integer(name: str, value: object, low: int, high: int | None) -> None:

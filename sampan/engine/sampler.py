@@ -1,7 +1,8 @@
 """From one row of logits to one token.
 
 The order is fixed: penalties, temperature, top-k, top-p, min-p, draw. Top-p and min-p look at the
-distribution after temperature; top-p's share is taken of what top-k left. Ties go to the lower token id.
+distribution after temperature; top-p's share is taken of what top-k left. Each filter keeps the likeliest
+tokens down to a threshold, ties by lower token id, and finds it by selection: a vocabulary is never sorted.
 
 The draw is the inverse of the cumulative distribution at a number from a counter-based generator (Philox
 4x64, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") keyed by the request's seed, with the
@@ -9,6 +10,8 @@ token's index as counter: it depends on nothing else, so a request's text does n
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +22,8 @@ from sampan.errors import SampanError
 Floats = NDArray[np.floating]
 Ids = NDArray[np.integer]
 
-# The first guess at how many tokens hold top-p's share; enlarged until they do.
-_FIRST_CANDIDATES = 256
+_SORTABLE = 512
+_BLOCK = 512
 
 
 def sample(
@@ -38,9 +41,7 @@ def sample(
     if options.temperature == 0.0 or options.top_k == 1:
         return likeliest
     tokens, weights = distribution(logits, options)
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    point = uniform(seed, len(generated)) * cumulative[-1]
-    return int(tokens[min(int(np.searchsorted(cumulative, point, side="right")), len(tokens) - 1)])
+    return int(tokens[_draw(weights, uniform(seed, len(generated)))])
 
 
 def uniform(seed: int, index: int) -> float:
@@ -50,28 +51,17 @@ def uniform(seed: int, index: int) -> float:
 
 
 def distribution(logits: NDArray[np.float32], options: SamplingOptions) -> tuple[Ids, Floats]:
-    """Tokens that survive the filters and their weights: exp((logit - max) / temperature), not normalised.
-
-    Without filters that is the whole vocabulary in id order; with any, likeliest first.
-    """
+    """Tokens that survive the filters, in id order, and their weights: exp((logit - max) / temperature)."""
     scaled = (logits - logits.max()) * np.float32(1.0 / max(options.temperature, 1e-6))
-    vocab_size = len(scaled)
-    top_k = options.top_k if 0 < options.top_k < vocab_size else vocab_size
-    if top_k < vocab_size:
-        tokens = largest(scaled, top_k)
+    if 0 < options.top_k < len(scaled):
+        tokens = largest(scaled, options.top_k)
         weights = np.exp(scaled[tokens])
-        total = float(weights.sum(dtype=np.float64))
     else:
+        tokens = np.arange(len(scaled), dtype=np.int32)
         weights = np.exp(scaled)
-        total = float(weights.sum(dtype=np.float64))
-        if options.top_p < 1.0:
-            tokens, weights = _holding_share(scaled, weights, options.top_p * total)
-        else:
-            tokens = np.arange(vocab_size)
     if options.top_p < 1.0:
-        cumulative = np.cumsum(weights, dtype=np.float64)
-        kept = int(np.searchsorted(cumulative, options.top_p * total, side="left")) + 1
-        tokens, weights = tokens[:kept], weights[:kept]
+        kept = smallest_set(weights, options.top_p)
+        tokens, weights = tokens[kept], weights[kept]
     if options.min_p > 0.0:
         likely = weights >= np.float32(options.min_p)
         tokens, weights = tokens[likely], weights[likely]
@@ -79,26 +69,57 @@ def distribution(logits: NDArray[np.float32], options: SamplingOptions) -> tuple
 
 
 def largest(values: Floats, count: int) -> Ids:
-    """Indices of the `count` largest values, largest first, ties by lower index."""
-    if count < len(values):
-        threshold = np.partition(values, len(values) - count)[len(values) - count]
-        above = np.flatnonzero(values > threshold)
-        equal = np.flatnonzero(values == threshold)[: count - len(above)]
-        chosen = np.concatenate((above, equal))
-    else:
-        chosen = np.arange(len(values))
-    return chosen[np.argsort(-values[chosen], kind="stable")]
+    """Indices of the `count` largest values, in index order, ties by lower index."""
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > threshold)
+    equal = np.flatnonzero(values == threshold)[: count - len(above)]
+    return np.sort(np.concatenate((above, equal)))
 
 
-def _holding_share(scaled: Floats, weights: Floats, share: float) -> tuple[Ids, Floats]:
-    """Enough of the likeliest tokens, sorted, that their weights reach `share`: sorting all is slow."""
-    count = _FIRST_CANDIDATES
-    while True:
-        tokens = largest(scaled, min(count, len(scaled)))
-        chosen = weights[tokens]
-        if count >= len(scaled) or float(chosen.sum(dtype=np.float64)) >= share:
-            return tokens, chosen
-        count *= 8
+def smallest_set(weights: Floats, share: float) -> Ids:
+    """Indices of the fewest weights that sum to `share` of all, in index order, ties by lower index."""
+    wanted = share * float(weights.sum(dtype=np.float64))
+    threshold = _threshold_of_sum(weights, wanted)
+    above = np.flatnonzero(weights > threshold)
+    missing = wanted - float(weights[above].sum(dtype=np.float64))
+    equal = np.flatnonzero(weights == threshold)
+    if threshold > 0 and (missing > 0 or len(above) == 0):
+        above = np.sort(np.concatenate((above, equal[: max(1, math.ceil(missing / float(threshold)))])))
+    return above
+
+
+def _threshold_of_sum(weights: Floats, wanted: float) -> np.floating:
+    """The largest weight t such that all weights of at least t sum to `wanted`: quickselect by sum."""
+    candidates, above = weights, 0.0
+    while len(candidates) > _SORTABLE:
+        high = candidates >= candidates.mean()
+        upper = candidates[high]
+        if len(upper) == len(candidates):
+            break
+        total = float(upper.sum(dtype=np.float64))
+        if above + total >= wanted:
+            candidates = upper
+        else:
+            above += total
+            candidates = candidates[~high]
+    ordered = np.sort(candidates)[::-1]
+    sums = above + np.cumsum(ordered, dtype=np.float64)
+    return ordered[min(int(np.searchsorted(sums, wanted)), len(ordered) - 1)]  # type: ignore[no-any-return]
+
+
+def _draw(weights: Floats, number: float) -> int:
+    """The index whose share of the cumulative sum holds `number` in [0, 1); a weight of 0 is never drawn."""
+    whole = len(weights) // _BLOCK * _BLOCK
+    blocks = weights[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    sums = np.cumsum(np.append(blocks, weights[whole:].sum(dtype=np.float64)))
+    point = number * sums[-1]
+    block = int(np.searchsorted(sums, point, side="right"))
+    start = block * _BLOCK
+    inside = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
+    before = sums[block - 1] if block else 0.0
+    # Sums of the same numbers in another order differ in the last bit: the end belongs to the last weight.
+    at = min(int(np.searchsorted(inside, point - before, side="right")), int(np.flatnonzero(inside)[-1]))
+    return start + at
 
 
 def penalise(

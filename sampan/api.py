@@ -1,0 +1,331 @@
+"""Sampan from Python: `sampan.load(...)` gives a `Model` that generates, streams and tokenizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from sampan.engine.options import OptionNames, SamplingOptions
+from sampan.errors import FormatError, MachineError, RequestError
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+    from sampan.engine.sequence import FinishReason
+    from sampan.models.config import ModelConfig
+    from sampan.models.tokenizer import Tokenizer
+    from sampan.weights.pack import Pack
+
+DEFAULT_CONTEXT = 4096
+SMALLEST_DEFAULT_CONTEXT = 256
+
+# Activations, logits, compiled code and the interpreter itself.
+_WORKING_MEMORY = 200 * 2**20
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of the prompt, of the answer (its end token included), and the context they share."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds to load the model, from the request to its first token and to its last; answer tokens per
+    second after the first (None when there was only one).
+    """
+
+    load_s: float
+    first_token_s: float
+    total_s: float
+    tok_s: float | None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer. `tokens` ends with the end token when the model wrote one; `text` is without it.
+
+    `finish_reason`: "stop" (end token or stop string) or "length" (max_tokens or the context). `seed` repeats
+    the answer.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int
+    usage: Usage
+    timings: Timings
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `sampan run --json` prints it."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer: its tokens and the text that became certain with them, which may be empty.
+
+    The last chunk has the `finish_reason` and the whole `completion`.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    completion: Completion | None = None
+
+
+def load(
+    reference: str | Path | None = None,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    kv_dtype: Literal["f16", "int8"] = "f16",
+    sequences: int = 1,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Model:
+    """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
+
+    `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
+    and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
+    contexts the KV cache holds at once. `progress` is called with (what, bytes done, bytes in all or None).
+    Raises SampanError; RequestError for a context beyond the model's, MachineError when memory is too small.
+    """
+    started = time.perf_counter()
+    _check_count("context", context)
+    _check_count("threads", threads)
+    _check_count("sequences", sequences)
+    if kv_dtype not in ("f16", "int8"):
+        raise RequestError(f"kv_dtype must be f16 or int8, not {kv_dtype!r}")
+
+    from sampan.convert.cache import ensure_pack
+    from sampan.hub.home import packs_folder
+    from sampan.hub.resolve import resolve
+    from sampan.weights.pack import Pack
+
+    local = resolve(None if reference is None else str(reference), progress=progress)
+    path = local.path if local.kind == "pack" else ensure_pack(local.path, packs_folder(), progress=progress)
+    pack = Pack.open(path)
+    try:
+        return _start(pack, local.reference, context, threads, kv_dtype, sequences, progress, started)
+    except BaseException:
+        pack.close()
+        raise
+
+
+def _start(
+    pack: Pack,
+    reference: str,
+    context: int | None,
+    threads: int | None,
+    kv_dtype: Literal["f16", "int8"],
+    sequences: int,
+    progress: Callable[[str, int, int | None], None] | None,
+    started: float,
+) -> Model:
+    from sampan.cache.layout import PAGE_TOKENS
+    from sampan.cache.pages import PagePool
+    from sampan.engine.engine import Engine
+    from sampan.engine.runner import Runner
+    from sampan.kernels.compiled import is_compiled
+    from sampan.plan.machine import default_threads
+
+    context = choose_context(pack, context, kv_dtype, sequences)
+    tokenizer = load_tokenizer(pack)
+    page_count = sequences * -(-context // PAGE_TOKENS)
+    if progress is not None and not is_compiled(kernels_folder()):
+        progress("compiling the kernels for this machine, once", 0, None)
+    runner = Runner(
+        pack,
+        context=context,
+        page_count=page_count,
+        threads=default_threads() if threads is None else threads,
+        kernel_folder=kernels_folder(),
+        kv_dtype=kv_dtype,
+    )
+    engine = Engine(
+        runner,
+        PagePool(page_count),
+        context=context,
+        decode=None if tokenizer is None else tokenizer.decode,
+        eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
+    )
+    return Model(reference, pack, engine, tokenizer, load_s=time.perf_counter() - started)
+
+
+def kernels_folder() -> Path:
+    """Where this machine's compiled kernels are kept."""
+    from sampan.hub.home import home
+
+    return home() / "kernels"
+
+
+def load_tokenizer(pack: Pack) -> Tokenizer | None:
+    """The pack's tokenizer; None for a pack made without one, such as one of random weights."""
+    from sampan.models.tokenizer import Tokenizer
+    from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB
+
+    if not pack.blobs:
+        return None
+    return Tokenizer.from_blobs(
+        pack.blob(TOKENIZER_BLOB), pack.blob(TOKENIZER_CONFIG_BLOB), pack.config.vocab_size
+    )
+
+
+def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["f16", "int8"], sequences: int) -> int:
+    """The context to load with: what was asked for, checked, or a default that fits model and memory."""
+    from sampan.cache.layout import KeyValueLayout
+    from sampan.plan.machine import available_memory
+
+    config = pack.config
+    layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
+    if context is not None and context > config.context_length:
+        raise RequestError(
+            f"context {context} is more than the {config.context_length} tokens this model was made for"
+        )
+    available = available_memory()
+    room = available - pack.nbytes - _WORKING_MEMORY
+    wanted = context or min(DEFAULT_CONTEXT, config.context_length)
+    smallest = wanted if context else min(SMALLEST_DEFAULT_CONTEXT, wanted)
+    while wanted * layout.token_bytes * sequences > room:
+        if wanted // 2 < smallest:
+            raise MachineError(
+                f"{_megabytes(available)} of memory are available, but the weights take "
+                f"{_megabytes(pack.nbytes)} and {sequences} x {wanted} tokens of {kv_dtype} KV cache "
+                f"{_megabytes(wanted * layout.token_bytes * sequences)}; "
+                "ask for a smaller context, an int8 KV cache or a smaller model"
+            )
+        wanted //= 2
+    return wanted
+
+
+class Model:
+    """A loaded model. A context manager: leaving it frees its memory.
+
+    Several threads may generate at once; their requests run in one batch.
+    """
+
+    def __init__(
+        self, reference: str, pack: Pack, engine: Engine, tokenizer: Tokenizer | None, *, load_s: float
+    ) -> None:
+        self.reference = reference
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.load_s = load_s
+        self._pack = pack
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the KV cache, the threads and the weights' mapping."""
+        self.engine.close()
+        self._pack.close()
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self._pack.config
+
+    @property
+    def context(self) -> int:
+        """Most tokens of one request, prompt and answer."""
+        return self.engine.context
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """Token ids of a plain text, or of messages through the model's chat template."""
+        if self.tokenizer is None:
+            raise FormatError(
+                f"{self.reference}: this model has no tokenizer, so it cannot read or write text"
+            )
+        if not isinstance(prompt, str):
+            return self.tokenizer.chat(prompt)
+        if not prompt:
+            raise RequestError("the prompt is empty")
+        return self.tokenizer.encode(prompt)
+
+    def generate(self, prompt: Prompt, **options: Unpack[OptionNames]) -> Completion:
+        """The answer to a prompt; see `stream`, of which this is the last chunk's completion."""
+        completion = None
+        for chunk in self.stream(prompt, **options):
+            completion = chunk.completion
+        if completion is None:
+            raise RequestError("the request was cancelled: its model was closed")
+        return completion
+
+    def stream(self, prompt: Prompt, **options: Unpack[OptionNames]) -> Iterator[Chunk]:
+        """The answer to a prompt, a token at a time.
+
+        `prompt`: a text to continue, or messages to answer, each with a role and a content.
+        `options`: the fields of `SamplingOptions`; `stop` may be one string or any sequence of them. Raises
+        RequestError at once, before the first chunk, when the request cannot be honoured.
+        """
+        tokens = self.tokenize(prompt)
+        return self._chunks(tokens, sampling_options(**options))
+
+    def _chunks(self, prompt: list[int], options: SamplingOptions) -> Iterator[Chunk]:
+        sequence = self.engine.new_sequence(prompt, options)
+
+        def chunks() -> Iterator[Chunk]:
+            started = time.perf_counter()
+            first_token_s = 0.0
+            texts: list[str] = []
+            tokens: list[int] = []
+            for output in self.engine.stream(sequence):
+                total_s = time.perf_counter() - started
+                first_token_s = first_token_s or total_s
+                texts.append(output.text)
+                tokens.append(output.token)
+                completion = None
+                if output.finish_reason is not None:
+                    after_first = total_s - first_token_s
+                    completion = Completion(
+                        "".join(texts),
+                        tuple(tokens),
+                        output.finish_reason,
+                        sequence.seed,
+                        Usage(len(prompt), len(tokens), self.context),
+                        Timings(
+                            self.load_s,
+                            first_token_s,
+                            total_s,
+                            (len(tokens) - 1) / after_first if after_first > 0 else None,
+                        ),
+                    )
+                yield Chunk(output.text, (output.token,), output.finish_reason, completion)
+
+        return chunks()
+
+
+def sampling_options(**options: Unpack[OptionNames]) -> SamplingOptions:
+    """SamplingOptions from keyword arguments; RequestError names an unknown one and lists the known."""
+    values: dict[str, Any] = dict(options)
+    known = [field.name for field in dataclasses.fields(SamplingOptions)]
+    for name in values:
+        if name not in known:
+            raise RequestError(f"unknown option {name!r}; there are {', '.join(known)}")
+    stop = values.pop("stop", None) or ()
+    return SamplingOptions(stop=(stop,) if isinstance(stop, str) else tuple(stop), **values)
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise RequestError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
