@@ -1,0 +1,113 @@
+"""`pull`, `list`, `show` and `rm`: the models on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sampan.cli.console import ProgressDisplay, print_json, printable, say, size_text
+from sampan.errors import ModelReferenceError
+from sampan.hub import LocalModel, catalogue, local_model, parse_reference, resolve
+from sampan.hub.reference import FORMS
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"A model: {FORMS}.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def pull(model: ModelArgument, as_json: JsonOption = False) -> None:
+    """Fetch a model, so that it is on this machine when it is needed."""
+    with ProgressDisplay() as progress:
+        local = resolve(model, progress=progress)
+    if as_json:
+        print_json(_facts(local))
+    else:
+        print(printable(f"{local.reference}  {size_text(_size(local))}  {local.path}"))
+
+
+def list_models(as_json: JsonOption = False) -> None:
+    """List the models on this machine, the last used first."""
+    from sampan.cli.packs import packs_of
+
+    models = catalogue.models()
+    packs = packs_of(models)
+    if as_json:
+        print_json(
+            [_facts(model) | {"packs": [str(pack) for pack in packs[model.reference]]} for model in models]
+        )
+        return
+    if not models:
+        say("no models yet; `sampan run` or `sampan pull MODEL` brings the first")
+        return
+    rows = [("MODEL", "KIND", "SIZE", "PACK", "LAST USED")]
+    for model in models:
+        ready = model.kind == "pack" or bool(packs[model.reference])
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used))
+        rows.append((model.reference, model.kind, size_text(_size(model)), "yes" if ready else "no", used))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(printable("  ".join(cells).rstrip()))
+
+
+def show(model: ModelArgument, as_json: JsonOption = False) -> None:
+    """Show what a model on this machine is: configuration, tensors by format, sizes, chat template."""
+    from sampan.cli.packs import packs_of
+    from sampan.cli.show import describe, print_description
+
+    local = local_model(model)
+    packs = [{"path": str(path), "bytes": path.stat().st_size} for path in packs_of([local])[local.reference]]
+    description = _facts(local) | {"packs": packs} | describe(local)
+    if as_json:
+        print_json(description)
+    else:
+        print_description(description)
+
+
+def remove(model: ModelArgument, as_json: JsonOption = False) -> None:
+    """Remove a model's files and packs; of a model given by its path, only the packs."""
+    from sampan.cli.packs import packs_of
+
+    reference = _recorded_name(model)
+    known = [local for local in catalogue.models() if local.reference == reference]
+    packs = packs_of(known).get(reference, [])
+    removed = catalogue.remove(reference)
+    gone = [*removed.files, *packs]
+    for pack in packs:
+        catalogue.delete(pack)
+    if as_json:
+        print_json({"reference": reference, "removed": [str(path) for path in gone]})
+        return
+    for path in gone:
+        print(printable(f"removed {path}"))
+    if not removed.owned:
+        say(f"{removed.path} is your own and stays; Sampan has forgotten it")
+
+
+def _recorded_name(text: str) -> str:
+    try:
+        return str(parse_reference(text))
+    except ModelReferenceError:
+        path = Path(text).absolute()
+        if path.exists() or not text.isprintable():
+            raise
+        # A path whose model has since gone may still have a record and packs.
+        if any(model.reference == str(path) for model in catalogue.models()):
+            return str(path)
+        raise
+
+
+def _size(model: LocalModel) -> int:
+    if model.owned:
+        return model.size
+    files = model.path.rglob("*") if model.path.is_dir() else [model.path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _facts(model: LocalModel) -> dict[str, Any]:
+    facts = asdict(model) | {"path": str(model.path), "files": [str(file) for file in model.files]}
+    del facts["size"]
+    return facts | {"bytes": _size(model)}

@@ -1,0 +1,27 @@
+"""Which packs in the cache were made from a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sampan.errors import SampanError
+from sampan.hub import LocalModel
+from sampan.hub.home import packs_folder
+
+
+def packs_of(models: list[LocalModel]) -> dict[str, list[Path]]:
+    """For each model's reference its packs, current or made from an earlier state of the file.
+
+    A pack names its source inside; one that cannot be read belongs to nobody.
+    """
+    from sampan.weights.pack import Pack
+
+    by_source: dict[str, list[Path]] = {}
+    for path in sorted(packs_folder().glob("*.pack")):
+        try:
+            pack = Pack.open(path)
+        except SampanError:
+            continue
+        by_source.setdefault(str(pack.source.get("path")), []).append(path)
+        pack.close()
+    return {model.reference: by_source.get(str(model.path.absolute()), []) for model in models}
