@@ -194,6 +194,8 @@ class GgufSource:
         if len(info.shape) == 1:
             return _dequantize(self.raw(name), info.type)[start:stop]
         rows = self.raw(name).reshape(info.shape[0], -1)[start:stop]
+        if not len(rows):
+            return np.empty((0, *info.shape[1:]), np.float32)
         return _dequantize(rows, info.type).reshape(len(rows), *info.shape[1:])
 
     def close(self) -> None:

@@ -61,8 +61,8 @@ def interleave_rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def separate_rows(values: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """[row blocks, ..., 16] -> [rows, ...], the inverse of `interleave_rows`."""
-    lanes_second = np.moveaxis(values, -1, 1)
+    """[row blocks, ..., 16] -> [rows, ...], contiguous: the inverse of `interleave_rows`."""
+    lanes_second = np.ascontiguousarray(np.moveaxis(values, -1, 1))
     return lanes_second.reshape(len(values) * BLOCK_ROWS, *values.shape[1:-1])[:rows]
 
 
