@@ -46,19 +46,18 @@ def sample(
 
 def uniform(seed: int, index: int) -> float:
     """A number in [0, 1) with 53 random bits that depends on (seed, index) alone."""
-    generator = np.random.Philox(key=[seed, 0], counter=[index, 0, 0, 0])
+    generator = np.random.Philox(key=seed, counter=index)
     return float(int(generator.random_raw()) >> 11) * 2.0**-53
 
 
 def distribution(logits: NDArray[np.float32], options: SamplingOptions) -> tuple[Ids, Floats]:
     """Tokens that survive the filters, in id order, and their weights: exp((logit - max) / temperature)."""
-    scaled = (logits - logits.max()) * np.float32(1.0 / max(options.temperature, 1e-6))
-    if 0 < options.top_k < len(scaled):
-        tokens = largest(scaled, options.top_k)
-        weights = np.exp(scaled[tokens])
-    else:
-        tokens = np.arange(len(scaled), dtype=np.int32)
-        weights = np.exp(scaled)
+    tokens: Ids = np.arange(len(logits), dtype=np.int32)
+    if 0 < options.top_k < len(logits):
+        # Before temperature, which keeps the order, but whose rounding can make equals of unequals.
+        tokens = largest(logits, options.top_k)
+        logits = logits[tokens]
+    weights = np.exp((logits - logits.max()) * np.float32(1.0 / max(options.temperature, 1e-6)))
     if options.top_p < 1.0:
         kept = smallest_set(weights, options.top_p)
         tokens, weights = tokens[kept], weights[kept]

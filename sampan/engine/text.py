@@ -24,7 +24,7 @@ class Detokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window = [int(token) for token in prompt[-_PROMPT_TAIL:]]
+        self._window = _prompt_tail(decode, prompt)
         self._shown = len(decode(self._window)) if self._window else 0
         self._new = 0
         self._waiting = 0
@@ -50,6 +50,14 @@ class Detokenizer:
         text = self._decode(self._window) if self._window else ""
         piece, self._shown = text[self._shown :], len(text)
         return piece
+
+
+def _prompt_tail(decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> list[int]:
+    """The prompt's last tokens, more of them where the cut would go through a character."""
+    length = _PROMPT_TAIL
+    while length < len(prompt) and REPLACEMENT in decode(prompt[-length:]):
+        length *= 2
+    return [int(token) for token in prompt[-length:]]
 
 
 class StopStrings:

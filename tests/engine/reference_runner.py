@@ -1,0 +1,90 @@
+"""The NumPy twin behind the runner's interface: the engine's tests run it, fast and without kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.engine.span import Span
+from sampan.models.config import ModelConfig, RopeConfig
+from sampan.models.reference import ReferenceModel
+
+TINY = ModelConfig(
+    family="llama",
+    vocab_size=96,
+    hidden_size=32,
+    layer_count=2,
+    head_count=2,
+    kv_head_count=1,
+    head_dim=16,
+    intermediate_size=32,
+    context_length=256,
+    norm_epsilon=1e-5,
+    ropes=(RopeConfig(10_000.0, 16),),
+    layer_ropes=(0, 0),
+    windows=(0, 0),
+    attention_scale=0.25,
+    tied_embeddings=True,
+)
+
+
+def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
+    """A twin with random weights, large enough that its distributions are far from flat."""
+    shapes = {
+        "embedding": (config.vocab_size, config.hidden_size),
+        "query": (config.head_count * config.head_dim, config.hidden_size),
+        "key": (config.kv_head_count * config.head_dim, config.hidden_size),
+        "value": (config.kv_head_count * config.head_dim, config.hidden_size),
+        "attention.output": (config.hidden_size, config.head_count * config.head_dim),
+        "gate": (config.intermediate_size, config.hidden_size),
+        "up": (config.intermediate_size, config.hidden_size),
+        "down": (config.hidden_size, config.intermediate_size),
+    }
+
+    def matrix(name: str) -> NDArray[np.float32]:
+        shape = next(shape for key, shape in shapes.items() if name.endswith(key))
+        generator = np.random.default_rng([seed, *name.encode()])
+        return (generator.standard_normal(shape) * 0.5).astype(np.float32)
+
+    return ReferenceModel(config, matrix, lambda _: np.ones(config.hidden_size, np.float32))
+
+
+class ReferenceRunner:
+    """Keeps token ids in its pages instead of keys and values, and computes every sequence from its start.
+
+    So it fails wherever the engine mixes up pages, positions or chunks; `forwards` counts steps.
+    """
+
+    def __init__(
+        self, model: ReferenceModel, page_count: int, *, page_tokens: int = 8, max_batch_tokens: int = 16
+    ) -> None:
+        self.model = model
+        self.page_tokens = page_tokens
+        self.vocab_size = model.config.vocab_size
+        self.max_batch_tokens = max_batch_tokens
+        self.pages = np.full((page_count, page_tokens), -1, np.int64)
+        self.largest_batch = 0
+        self.spans: list[tuple[int, int, str]] = []
+        self.closed = False
+
+    def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+        total = sum(len(span.tokens) for span in spans)
+        assert 0 < total <= self.max_batch_tokens
+        self.largest_batch = max(self.largest_batch, len(spans))
+        rows = [np.empty((0, self.vocab_size), np.float32)]
+        for span in spans:
+            self.spans.append((span.start, len(span.tokens), span.outputs))
+            end = span.start + len(span.tokens)
+            for position, token in zip(range(span.start, end), span.tokens, strict=True):
+                self.pages[span.pages[position // self.page_tokens], position % self.page_tokens] = token
+            if span.outputs != "none":
+                tokens = self.pages[span.pages].reshape(-1)[:end]
+                assert tokens.min() >= 0
+                logits = self.model.forward(tokens)
+                rows.append(logits[-1:] if span.outputs == "last" else logits[span.start :])
+        return np.concatenate(rows)
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,297 @@
+"""The step loop over the NumPy twin: batching, chunks and pages leave no trace in anybody's text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_runner import TINY, ReferenceRunner, tiny_model
+
+from sampan.cache.pages import PagePool
+from sampan.engine.engine import Engine
+from sampan.engine.options import SamplingOptions
+from sampan.engine.sequence import Output
+from sampan.errors import RequestError, SampanError
+
+MODEL = tiny_model()
+
+
+def decode(tokens: Sequence[int]) -> str:
+    """One letter a token."""
+    return "".join(chr(ord(" ") + token) for token in tokens)
+
+
+def make_engine(
+    *, context: int = 64, page_count: int = 24, max_batch_tokens: int = 16, eos: frozenset[int] = frozenset()
+) -> Engine:
+    runner = ReferenceRunner(MODEL, page_count, max_batch_tokens=max_batch_tokens)
+    return Engine(runner, PagePool(page_count), context=context, decode=decode, eos_ids=eos)
+
+
+def answer(engine: Engine, prompt: Sequence[int], options: SamplingOptions) -> list[Output]:
+    return list(engine.stream(engine.new_sequence(prompt, options)))
+
+
+def greedy_by_definition(prompt: Sequence[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(MODEL.forward(tokens)[-1].argmax()))
+    return tokens[len(prompt) :]
+
+
+@given(
+    prompt=st.lists(st.integers(0, TINY.vocab_size - 1), min_size=1, max_size=40),
+    max_tokens=st.integers(1, 12),
+    max_batch_tokens=st.integers(1, 24),
+)
+@settings(max_examples=25, deadline=None)
+def test_greedy_text_is_the_models(prompt: list[int], max_tokens: int, max_batch_tokens: int) -> None:
+    engine = make_engine(max_batch_tokens=max_batch_tokens)
+    outputs = answer(engine, prompt, SamplingOptions(temperature=0, max_tokens=max_tokens))
+    tokens = [output.token for output in outputs]
+    assert tokens == greedy_by_definition(prompt, max_tokens)
+    assert "".join(output.text for output in outputs) == decode(tokens)
+    assert [output.finish_reason for output in outputs] == [None] * (max_tokens - 1) + ["length"]
+    assert engine.pages.free_count == engine.pages.page_count
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, TINY.vocab_size - 1), min_size=1, max_size=30),
+        st.integers(1, 8),
+        st.integers(0, 2**64 - 1),
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+@given(requests=REQUESTS, max_batch_tokens=st.integers(1, 20), page_count=st.integers(8, 30))
+@settings(max_examples=20, deadline=None)
+def test_neighbours_do_not_change_a_text(
+    requests: list[tuple[list[int], int, int]], max_batch_tokens: int, page_count: int
+) -> None:
+    def options(max_tokens: int, seed: int) -> SamplingOptions:
+        return SamplingOptions(temperature=1, max_tokens=max_tokens, seed=seed)
+
+    alone = [
+        [output.token for output in answer(make_engine(), prompt, options(max_tokens, seed))]
+        for prompt, max_tokens, seed in requests
+    ]
+    engine = make_engine(max_batch_tokens=max_batch_tokens, page_count=page_count)
+    sequences = [engine.new_sequence(prompt, options(*rest)) for prompt, *rest in requests]
+    for sequence in sequences:
+        engine.submit(sequence)
+        engine.step()
+    for _ in range(1000):
+        if all(sequence.finish_reason for sequence in sequences):
+            break
+        engine.step()
+    assert [[output.token for output in sequence.pending] for sequence in sequences] == alone
+    assert engine.pages.free_count == page_count
+
+
+def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
+    engine = make_engine(max_batch_tokens=8)
+    first = engine.new_sequence([1, 2], SamplingOptions(temperature=0, max_tokens=20))
+    engine.submit(first)
+    engine.step()
+    second = engine.new_sequence(list(range(30)), SamplingOptions(temperature=0, max_tokens=3))
+    engine.submit(second)
+    before = len(first.pending)
+    steps = 0
+    while not second.pending:
+        engine.step()
+        steps += 1
+    assert steps == -(-30 // 7)
+    assert len(first.pending) == before + steps
+    assert isinstance(engine.runner, ReferenceRunner)
+    assert [outputs for _, count, outputs in engine.runner.spans if count > 2] == ["none"] * 4
+
+
+def test_streams_read_in_turns_share_steps() -> None:
+    engine = make_engine()
+    options = SamplingOptions(temperature=0, max_tokens=10)
+    streams = [engine.stream(engine.new_sequence([i, i + 1], options)) for i in range(3)]
+    texts = [[], [], []]
+    for _ in range(10):
+        for text, stream in zip(texts, streams, strict=True):
+            text.append(next(stream).token)
+    assert texts == [greedy_by_definition([i, i + 1], 10) for i in range(3)]
+    assert isinstance(engine.runner, ReferenceRunner)
+    assert engine.runner.largest_batch == 3
+
+
+def test_threads_take_turns() -> None:
+    engine = make_engine(page_count=6)
+    options = SamplingOptions(temperature=0, max_tokens=6)
+    texts: dict[int, list[int]] = {}
+
+    def run(i: int) -> None:
+        texts[i] = [output.token for output in answer(engine, [i, i], options)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {i: greedy_by_definition([i, i], 6) for i in range(8)}
+    assert engine.pages.free_count == 6
+
+
+def test_a_request_waits_for_pages() -> None:
+    engine = make_engine(context=40, page_count=5)
+    options = SamplingOptions(temperature=0, max_tokens=22)
+    first, second = (engine.new_sequence([i, 3], options) for i in (1, 2))
+    engine.submit(first)
+    engine.submit(second)
+    while first.finish_reason is None:
+        engine.step()
+        assert not second.pending
+    assert len(list(second.pending)) == 0
+    engine.step()
+    assert len(second.pages) == 3
+    assert engine.pages.free_count == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([], SamplingOptions(), "the prompt is empty"),
+        ([1] * 64, SamplingOptions(), "the prompt has 64 tokens, but the context holds 64"),
+        ([1] * 99, SamplingOptions(max_tokens=1), "99 tokens and max_tokens is 1, 100 in all, .* holds 64"),
+        ([1] * 60, SamplingOptions(max_tokens=5), "60 tokens and max_tokens is 5, 65 in all, .* holds 64"),
+        ([1], SamplingOptions(max_tokens=10**30), "context holds 64"),
+        ([1, TINY.vocab_size], SamplingOptions(), f"from 0 to {TINY.vocab_size - 1}"),
+        ([-1], SamplingOptions(), "token ids"),
+    ],
+)
+def test_requests_that_cannot_be_honoured(prompt: list[int], options: SamplingOptions, message: str) -> None:
+    engine = make_engine()
+    with pytest.raises(RequestError, match=message):
+        engine.new_sequence(prompt, options)
+    assert engine.pages.free_count == 24
+
+
+def test_no_max_tokens_fills_the_context() -> None:
+    outputs = answer(make_engine(context=20), [1, 2, 3], SamplingOptions(temperature=0))
+    assert len(outputs) == 17
+    assert outputs[-1].finish_reason == "length"
+
+
+def test_context_is_never_more_than_the_pages() -> None:
+    assert make_engine(context=1000, page_count=3).context == 24
+
+
+def test_the_end_token_ends_without_text() -> None:
+    tokens = greedy_by_definition([5, 6], 8)
+    end = next(i for i, token in enumerate(tokens) if token not in tokens[:i] and i > 0)
+    engine = make_engine(eos=frozenset({tokens[end]}))
+    outputs = answer(engine, [5, 6], SamplingOptions(temperature=0, max_tokens=8))
+    assert [output.token for output in outputs] == tokens[: end + 1]
+    assert outputs[-1].finish_reason == "stop"
+    assert "".join(output.text for output in outputs) == decode(tokens[:end])
+    going_on = answer(engine, [5, 6], SamplingOptions(temperature=0, max_tokens=8, ignore_eos=True))
+    assert [output.token for output in going_on] == tokens
+
+
+def test_a_stop_string_ends_before_it() -> None:
+    sampled = SamplingOptions(temperature=2, top_p=1, max_tokens=30, seed=4)
+    text = decode([output.token for output in answer(make_engine(), [5, 6], sampled)])
+    stop = text[10:13]
+    options = SamplingOptions(temperature=2, top_p=1, max_tokens=30, seed=4, stop=(stop,))
+    engine = make_engine()
+    outputs = answer(engine, [5, 6], options)
+    assert "".join(output.text for output in outputs) == text[: text.index(stop)]
+    assert outputs[-1].finish_reason == "stop"
+    assert len(outputs) == text.index(stop) + 3
+    assert engine.pages.free_count == 24
+
+
+def test_stop_strings_need_a_tokenizer() -> None:
+    engine = Engine(ReferenceRunner(MODEL, 4), PagePool(4), context=32)
+    with pytest.raises(RequestError, match="no tokenizer"):
+        engine.new_sequence([1], SamplingOptions(stop=("a",)))
+    outputs = answer(engine, [1], SamplingOptions(max_tokens=2))
+    assert [output.text for output in outputs] == ["", ""]
+
+
+def test_leaving_a_stream_frees_its_pages() -> None:
+    engine = make_engine()
+    sequence = engine.new_sequence([1, 2], SamplingOptions())
+    for _ in engine.stream(sequence):
+        break
+    assert sequence.finish_reason == "cancelled"
+    assert engine.pages.free_count == 24
+    engine.step()
+
+
+def test_cancelling_a_waiting_request() -> None:
+    engine = make_engine(context=40, page_count=5)
+    first, second = (engine.new_sequence([i], SamplingOptions(max_tokens=39)) for i in (1, 2))
+    engine.submit(first)
+    engine.submit(second)
+    engine.step()
+    engine.cancel(second)
+    engine.cancel(second)
+    assert (first.finish_reason, second.finish_reason) == (None, "cancelled")
+    assert list(engine.stream(first))[-1].finish_reason == "length"
+
+
+def test_close_ends_everything() -> None:
+    engine = make_engine()
+    stream = engine.stream(engine.new_sequence([1], SamplingOptions()))
+    next(stream)
+    engine.close()
+    assert list(stream) == []
+    assert isinstance(engine.runner, ReferenceRunner)
+    assert engine.runner.closed
+    assert engine.pages.free_count == 24
+
+
+def test_seeds() -> None:
+    def text(seed: int | None) -> tuple[list[int], int]:
+        engine = make_engine()
+        options = SamplingOptions(temperature=1.5, top_p=1, max_tokens=20, seed=seed)
+        sequence = engine.new_sequence([1, 2], options)
+        return [output.token for output in engine.stream(sequence)], sequence.seed
+
+    assert text(11) == text(11)
+    assert text(11)[0] != text(12)[0]
+    tokens, seed = text(None)
+    assert text(seed) == (tokens, seed)
+    assert text(None)[1] != seed
+
+
+def test_damage_in_one_sequence_spares_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    options = SamplingOptions(temperature=0, max_tokens=5)
+    broken, healthy = engine.new_sequence([7], options), engine.new_sequence([9], options)
+    forward = engine.runner.forward
+
+    def damaged(spans: list) -> np.ndarray:  # type: ignore[type-arg]
+        logits = forward(spans)
+        for row, span in enumerate(spans):
+            if span.tokens.base is broken.tokens:
+                logits[row] = np.nan
+        return logits
+
+    monkeypatch.setattr(engine.runner, "forward", damaged)
+    engine.submit(broken)
+    assert [output.token for output in engine.stream(healthy)] == greedy_by_definition([9], 5)
+    assert isinstance(broken.error, SampanError)
+    assert engine.pages.free_count == 24
+
+
+def test_damage_is_raised_to_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    monkeypatch.setattr(
+        engine.runner, "forward", lambda spans: np.full((len(spans), TINY.vocab_size), np.nan, np.float32)
+    )
+    with pytest.raises(SampanError, match="nan"):
+        answer(engine, [1], SamplingOptions())
+    assert engine.pages.free_count == 24
