@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sampan.convert.random_pack import random_pack
+from sampan.errors import FormatError, UnsupportedError
+from sampan.models.config import ModelConfig, RopeConfig
+from sampan.weights.formats import MATRIX_FORMATS, Q4K, MatrixFormat
+from sampan.weights.pack import Pack
+from sampan.weights.records import RECORDS
+
+
+def config(hidden: int = 256) -> ModelConfig:
+    return ModelConfig(
+        family="random",
+        vocab_size=300,
+        hidden_size=hidden,
+        layer_count=2,
+        head_count=4,
+        kv_head_count=2,
+        head_dim=hidden // 4,
+        intermediate_size=2 * hidden,
+        context_length=128,
+        norm_epsilon=1e-6,
+        ropes=(RopeConfig(10_000.0, hidden // 4),),
+        layer_ropes=(0, 0),
+        windows=(0, 0),
+        attention_scale=0.125,
+        attention_bias=True,
+    )
+
+
+@pytest.mark.parametrize("format", MATRIX_FORMATS.values(), ids=MATRIX_FORMATS)
+def test_weights_have_mean_zero_and_keep_sizes(tmp_path: Path, format: MatrixFormat) -> None:
+    path = tmp_path / "r.pack"
+    random_pack(config(), path, format)
+    pack = Pack.open(path)
+    for name, matrix in pack.matrices.items():
+        assert matrix.format is format
+        weights = pack.dequantize(name)
+        deviation = 1 / np.sqrt(matrix.columns)
+        assert abs(weights.mean()) < deviation / 10
+        assert 0.7 * deviation < weights.std() < 1.4 * deviation
+    np.testing.assert_array_equal(pack.vector("output_norm"), np.ones(256, np.float32))
+    bias = pack.vector("layers.0.attention.query_bias")
+    assert bias.any()
+    assert np.abs(bias).max() < 0.2
+
+
+@pytest.mark.parametrize("format", MATRIX_FORMATS.values(), ids=MATRIX_FORMATS)
+def test_padding_rows_are_zero(tmp_path: Path, format: MatrixFormat) -> None:
+    random_pack(config(), tmp_path / "r.pack", format)
+    pack = Pack.open(tmp_path / "r.pack")
+    # 300 rows: 12 in the last block.
+    records = pack.matrix_bytes("embedding").view(RECORDS[format.name]).reshape(19, -1)
+    as_words = np.ascontiguousarray(records["codes"][18])
+    assert as_words[..., :12].any()
+    assert not as_words[..., 12:].any()
+
+
+def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        random_pack(config(), tmp_path / name, Q4K, seed=seed)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert len(a) == len(b) == len(c)
+    matrices = slice(len(a) // 2, None)
+    assert Pack.open(tmp_path / "a").source["seed"] == 1
+    assert a == b
+    assert a[matrices] != c[matrices]
+
+
+def test_a_pack_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    random_pack(config(), tmp_path / "r.pack", Q4K)
+    with pytest.raises(FormatError, match="cannot read or write text"):
+        Pack.open(tmp_path / "r.pack").blob("tokenizer.json")
+
+
+def test_rows_that_do_not_fit_the_format(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="256"):
+        random_pack(config(128), tmp_path / "r.pack", Q4K)
+    assert not list(tmp_path.iterdir())
