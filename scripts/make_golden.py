@@ -1,12 +1,14 @@
 """Make the tiny random checkpoints of tests/golden, with logits computed by transformers in float32.
 
 Needs its own environment: `pip install torch==2.13.0 transformers==5.23.0 safetensors numpy`. Then
-`python scripts/make_golden.py [NAME...]`. Each folder gets config.json and model.safetensors (bfloat16, exactly the
-values the logits were computed with) as transformers saves them, and golden.npz with `tokens` and `logits`.
+`python scripts/make_golden.py [NAME...]`. Each folder gets config.json and model.safetensors (bfloat16,
+exactly the values the logits were computed with) as transformers saves them, and golden.npz with `tokens` and
+`logits`.
 
-transformers has no MiniCPM, but a MiniCPM is a Llama whose matrices are scaled: the blocks' outputs (attention
-output, down projection) by scale_depth / sqrt(layers), the embedding by scale_emb, the output by
-dim_model_base / hidden_size. Its golden logits are those of that Llama; the saved matrices are the unscaled ones.
+transformers has no MiniCPM, but a MiniCPM is a Llama whose matrices are scaled: the blocks' outputs
+(attention output, down projection) by scale_depth / sqrt(layers), the embedding by scale_emb, the output by
+dim_model_base / hidden_size. Its golden logits are those of that Llama; the saved matrices are the unscaled
+ones.
 """
 
 from __future__ import annotations
@@ -153,7 +155,9 @@ def make(name: str) -> None:
 def main() -> None:
     """Make the named cases, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *CASES], help="cases to make; all when none is named")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *CASES], help="cases to make; all when none is named"
+    )
     for name in parser.parse_args().names or CASES:
         make(name)
 

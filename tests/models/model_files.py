@@ -1,0 +1,156 @@
+"""Checkpoints for tests: the golden folders, changed copies of them, and the same models written as GGUF."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from sampan.models.config import ModelConfig
+from sampan.models.registry import resolve_config
+from sampan.models.rope import inverse_frequencies
+from sampan.weights.detect import open_source
+from sampan.weights.safetensors import SafetensorsSource
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
+TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
+SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
+BPE_FIELDS: dict[str, Any] = TOKENIZERS["byte_level"]["fields"] | {"pre": "smollm"}
+
+
+def golden_config(case: str) -> dict[str, Any]:
+    """A golden folder's config.json."""
+    values: dict[str, Any] = json.loads((GOLDEN / case / "config.json").read_text())
+    return values
+
+
+def copy_with_config(case: str, folder: Path, config: Mapping[str, Any]) -> Path:
+    """A copy of a golden folder with another config.json."""
+    shutil.copytree(GOLDEN / case, folder, dirs_exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def config_of(case: str, folder: Path, changes: Mapping[str, Any]) -> ModelConfig:
+    """The configuration of a golden case with some keys of config.json changed."""
+    source = open_source(copy_with_config(case, folder, golden_config(case) | changes))
+    try:
+        return resolve_config(source)
+    finally:
+        source.close()
+
+
+def golden_weights(case: str) -> dict[str, npt.NDArray[np.float32]]:
+    """A golden checkpoint's tensors in float32."""
+    source = SafetensorsSource(GOLDEN / case)
+    return {name: source.float32(name) for name in source.tensors}
+
+
+def interleaved(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Query or key rows as llama.cpp's converter stores them for Llama: pairs become neighbours."""
+    rows, *rest = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+
+
+_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_SANDWICH_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def gguf_name(name: str, family: str) -> str:
+    """llama.cpp's name of a Hugging Face tensor."""
+    whole = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }
+    if name in whole:
+        return whole[name]
+    _, _, layer, rest = name.split(".", 3)
+    part, kind = rest.rsplit(".", 1)
+    names = _NAMES | (_SANDWICH_NAMES if family == "gemma3" else {})
+    return f"blk.{layer}.{names[part]}.{kind}"
+
+
+def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -> Path:
+    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it, in float32."""
+    source = SafetensorsSource(GOLDEN / case)
+    config = resolve_config(source)
+    family = config.family
+    writer = gguf.GGUFWriter(path, family)
+    writer.add_block_count(config.layer_count)
+    writer.add_context_length(int(source.metadata["max_position_embeddings"]))
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.head_count)
+    writer.add_head_count_kv(config.kv_head_count)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_epsilon)
+    writer.add_vocab_size(config.vocab_size)
+    rope = config.ropes[0]
+    writer.add_rope_freq_base(rope.base)
+    writer.add_rope_dimension_count(rope.dimensions)
+    if rope.scaling in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
+        writer.add_rope_scaling_factor(rope.factor)
+    if rope.original_context:
+        writer.add_rope_scaling_orig_ctx_len(rope.original_context)
+    if rope.scaling == "llama3":
+        plain = rope.base ** -(np.arange(0, rope.dimensions, 2) / rope.dimensions)
+        factors = plain / inverse_frequencies(rope, config.context_length)[0]
+        writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+    if rope.scaling == "longrope":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_tensor("rope_factors_long.weight", np.array(rope.long_factors, np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(rope.short_factors, np.float32))
+    if family == "minicpm":
+        writer.add_embedding_scale(config.embedding_scale)
+        writer.add_residual_scale(config.residual_scale)
+        writer.add_logit_scale(1 / config.logit_scale)
+    if family == "gemma3":
+        writer.add_sliding_window(max(config.windows))
+        writer.add_array(
+            "gemma3.attention.sliding_window_pattern", [bool(window) for window in config.windows]
+        )
+    for key, value in (extra or {}).items():
+        if isinstance(value, np.ndarray):
+            writer.add_tensor(key, value)
+        else:
+            writer.add_key_value(key, *value)
+    for name in source.tensors:
+        weight = source.float32(name)
+        if family in ("llama", "minicpm") and name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = config.head_count if "q_proj" in name else config.kv_head_count
+            weight = interleaved(weight, heads)
+        if family == "gemma3" and weight.ndim == 1:
+            weight = weight + 1
+        writer.add_tensor(gguf_name(name, family), np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source.close()
+    return path
