@@ -12,7 +12,7 @@ from sampan.api import sampling_options
 from sampan.cli.console import ProgressDisplay, print_json, printable, say
 from sampan.engine.options import OptionNames, SamplingOptions
 from sampan.errors import RequestError
-from sampan.hub import looks_like_reference
+from sampan.hub import looks_like_reference, parse_reference
 from sampan.hub.reference import FORMS
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def run(
     reference, prompt = model_and_prompt(first, second)
     if raw and system is not None:
         raise RequestError("--raw gives the model PROMPT as it is, so there is no place for --system")
+    if reference is not None:
+        parse_reference(reference)  # a wrong one is told before a pipe is read
     if prompt is None and not sys.stdin.isatty():
         prompt = _piped_prompt()
     if prompt is None and (as_json or raw):

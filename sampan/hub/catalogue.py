@@ -142,7 +142,7 @@ def _complete(model: LocalModel) -> bool:
 def _read(path: Path) -> LocalModel | None:
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
