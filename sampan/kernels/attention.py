@@ -91,8 +91,8 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
 
 
 _HIGH = TIER.query_tiles[0]
-_score_high, _value_high = _make_tile_kernels(_HIGH)
 _score_middle, _value_middle = _make_tile_kernels(4)
+_score_high, _value_high = _make_tile_kernels(_HIGH) if _HIGH > 4 else (_score_middle, _value_middle)
 _score_single, _value_single = _make_tile_kernels(1)
 
 

@@ -24,10 +24,7 @@ def is_compiled(folder: Path) -> bool:
 def entry_point(folder: Path) -> Entry:
     """`enter`, compiled for this machine or loaded from `folder`; compiling takes some tens of seconds."""
 
-    def sampan_enter(state: int, thread: int) -> int:
-        return enter(state, thread)
-
-    compiled = cached_kernel(folder)(sampan_enter)
+    compiled = cached_kernel(folder)(enter)
     if not numba.config.DISABLE_JIT:
         compiled.compile((types.int64, types.int64))  # type: ignore[attr-defined]
     return compiled

@@ -9,7 +9,7 @@ at once. A packed word of an old phase can never be taken from, because its tag 
 
 from __future__ import annotations
 
-from sampan.kernels.jit import kernel
+from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.layout import (
     ATTENTION,
     ATTENTION_FINISH,
@@ -48,7 +48,6 @@ from sampan.kernels.operators import (
     attention_finish,
     attention_units,
     embed,
-    field,
     gate_up,
     matmul,
     norm_add,
@@ -61,6 +60,7 @@ from sampan.kernels.simd import (
     atomic_load,
     atomic_store,
     cpu_relax,
+    load_word,
     sleep_microseconds,
     yield_thread,
 )
@@ -84,38 +84,38 @@ _IDLE_SLEEPS = 500
 @kernel
 def op_units(op: int, step: int) -> int:
     """How many units of work the op has in this step."""
-    code = field(op, OP_CODE)
-    rows = field(step, field(op, OP_COUNT_WORD))
+    code = load_word(op, OP_CODE)
+    rows = load_word(step, load_word(op, OP_COUNT_WORD))
     if code == ATTENTION:
         return attention_units(op, step)
     if code == MATMUL:
         blocks = 0
-        for i in range(field(op, SEGMENT_COUNT)):
-            blocks += field(op, SEGMENTS + i * SEGMENT_WORDS + SEGMENT_BLOCKS)
+        for i in range(load_word(op, SEGMENT_COUNT)):
+            blocks += load_word(op, SEGMENTS + i * SEGMENT_WORDS + SEGMENT_BLOCKS)
         return blocks * ((rows + MATMUL_SLICE - 1) // MATMUL_SLICE)
     if code == GATE_UP:
-        return field(op, SEGMENTS + SEGMENT_BLOCKS) // 2 * ((rows + GATE_UP_SLICE - 1) // GATE_UP_SLICE)
+        return load_word(op, SEGMENTS + SEGMENT_BLOCKS) // 2 * ((rows + GATE_UP_SLICE - 1) // GATE_UP_SLICE)
     return rows
 
 
 @kernel
 def largest_take(op: int, step: int) -> int:
     """The most units a thread takes at once: enough to hide the exchange, few enough that none waits long."""
-    code = field(op, OP_CODE)
+    code = load_word(op, OP_CODE)
     if code == ATTENTION:
         return 1
     if code == MATMUL or code == GATE_UP:
-        rows = field(step, field(op, OP_COUNT_WORD))
-        unit = field(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 1)
+        rows = load_word(step, load_word(op, OP_COUNT_WORD))
+        unit = load_word(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 1)
         slice_rows = min(rows, GATE_UP_SLICE if code == GATE_UP else MATMUL_SLICE)
         return max(_TAKE_BYTES // max(unit * ((slice_rows + 3) // 4), 1), 1)
     return _TAKE_TOKENS
 
 
-@kernel
+@inlined_kernel
 def run_units(op: int, step: int, first: int, end: int, scratch: int) -> None:
     """Run units [first, end) of one op."""
-    code = field(op, OP_CODE)
+    code = load_word(op, OP_CODE)
     if code == MATMUL:
         matmul(op, step, first, end)
     elif code == GATE_UP:
@@ -149,11 +149,11 @@ def _open_phase(state: int, phase: int, units: int) -> None:
 @kernel
 def _open_next(state: int, phase: int, first_phase: int) -> None:
     """Open the first phase after `phase` that has work, or end the step."""
-    end = first_phase + field(state, OP_COUNT)
+    end = first_phase + load_word(state, OP_COUNT)
     following = phase + 1
     while following < end:
-        op = field(state, OPS) + (following - first_phase) * OP_WORDS * 8
-        units = op_units(op, field(state, STEP))
+        op = load_word(state, OPS) + (following - first_phase) * OP_WORDS * 8
+        units = op_units(op, load_word(state, STEP))
         if units > 0:
             _open_phase(state, following, units)
             break
@@ -161,40 +161,52 @@ def _open_next(state: int, phase: int, first_phase: int) -> None:
     atomic_store(state + PHASE * 8, following)
 
 
-@kernel
-def _wait_for_phase(state: int, phase: int) -> None:
-    """Wait until the current phase is no longer `phase`."""
-    spins = 0
-    while atomic_load(state + PHASE * 8) == phase:
-        spins += 1
-        if spins < _SPINS:
-            cpu_relax()
-        elif spins < _SPINS + _YIELDS:
-            yield_thread()
-        else:
-            sleep_microseconds(_SLEEP_MICROSECONDS)
+def enter(state: int, thread: int) -> int:
+    """Thread 0 runs the Program for one step and returns when its last op is complete.
 
-
-@kernel
-def _work(state: int, thread: int, first_phase: int, end_phase: int) -> None:
-    """Take and run units until every phase of the step is over."""
-    scratch = field(state, SCRATCH) + thread * field(state, SCRATCH_BYTES)
-    threads = field(state, THREADS)
-    step = field(state, STEP)
+    The other threads help with step after step; they return 1 when told to stop, 0 after some time without a step.
+    """
+    scratch = load_word(state, SCRATCH) + thread * load_word(state, SCRATCH_BYTES)
+    threads = load_word(state, THREADS)
+    step = load_word(state, STEP)
+    op_count = load_word(state, OP_COUNT)
+    if thread == 0:
+        first_phase = atomic_load(state + PHASE * 8)
+        _open_next(state, first_phase - 1, first_phase)
+        atomic_store(state + END_PHASE * 8, first_phase + op_count)
+    waits = 0
+    waited_phase = 0
     while True:
+        end_phase = atomic_load(state + END_PHASE * 8)
+        first_phase = end_phase - op_count
         phase = atomic_load(state + PHASE * 8)
-        if phase >= end_phase or phase < first_phase:
-            return
+        idle = phase >= end_phase
+        if idle and thread == 0:
+            return 0
+        if atomic_load(state + STOP * 8) != 0 and thread != 0:
+            return 1
         slot = _ring_slot(state, phase)
         word = atomic_load(slot)
-        if (word >> (2 * _UNIT_BITS)) & _TAG_MASK != phase & _TAG_MASK:
-            continue
         units = (word >> _UNIT_BITS) & _UNIT_MASK
         unit = word & _UNIT_MASK
-        if unit >= units:
-            _wait_for_phase(state, phase)
+        current = (word >> (2 * _UNIT_BITS)) & _TAG_MASK == phase & _TAG_MASK
+        if idle or (current and unit >= units):
+            if phase != waited_phase:
+                waited_phase = phase
+                waits = 0
+            waits += 1
+            if waits < (_IDLE_SPINS if idle else _SPINS):
+                cpu_relax()
+            elif waits < _SPINS + _YIELDS and not idle:
+                yield_thread()
+            elif waits < _IDLE_SPINS + _IDLE_SLEEPS or not idle:
+                sleep_microseconds(_SLEEP_MICROSECONDS)
+            else:
+                return 0
             continue
-        op = field(state, OPS) + (phase - first_phase) * OP_WORDS * 8
+        if not current:
+            continue
+        op = load_word(state, OPS) + (phase - first_phase) * OP_WORDS * 8
         # Shares shrink towards the end of the op, so that the last ones are small.
         take = min(max((units - unit) // (2 * threads), 1), largest_take(op, step))
         if not atomic_compare_exchange(slot, word, word + take):
@@ -202,42 +214,3 @@ def _work(state: int, thread: int, first_phase: int, end_phase: int) -> None:
         run_units(op, step, unit, unit + take, scratch)
         if atomic_add(slot + RING_DONE * 8, take) + take == units:
             _open_next(state, phase, first_phase)
-
-
-@kernel
-def run_step(state: int) -> None:
-    """Run the Program for one step as thread 0; returns when its last op is complete."""
-    first_phase = atomic_load(state + PHASE * 8)
-    _open_next(state, first_phase - 1, first_phase)
-    end_phase = first_phase + field(state, OP_COUNT)
-    atomic_store(state + END_PHASE * 8, end_phase)
-    _work(state, 0, first_phase, end_phase)
-
-
-@kernel
-def run_worker(state: int, thread: int) -> int:
-    """Help with steps as they come; 1 when told to stop, 0 after some time without a step."""
-    idle = 0
-    while atomic_load(state + STOP * 8) == 0:
-        end_phase = atomic_load(state + END_PHASE * 8)
-        if atomic_load(state + PHASE * 8) < end_phase:
-            _work(state, thread, end_phase - field(state, OP_COUNT), end_phase)
-            idle = 0
-            continue
-        idle += 1
-        if idle < _IDLE_SPINS:
-            cpu_relax()
-        elif idle < _IDLE_SPINS + _IDLE_SLEEPS:
-            sleep_microseconds(_SLEEP_MICROSECONDS)
-        else:
-            return 0
-    return 1
-
-
-@kernel
-def enter(state: int, thread: int) -> int:
-    """The one compiled entry point: thread 0 runs a step, the others help."""
-    if thread == 0:
-        run_step(state)
-        return 0
-    return run_worker(state, thread)

@@ -21,6 +21,11 @@ def kernel(function: Function) -> Function:
     return numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)  # type: ignore[no-any-return]
 
 
+def inlined_kernel(function: Function) -> Function:
+    """A kernel with one caller, compiled as part of it: a library of its own would be optimized twice."""
+    return numba.njit(nogil=True, error_model="numpy", boundscheck=False, inline="always")(function)  # type: ignore[no-any-return]
+
+
 @cache
 def source_key() -> str:
     """Names this build of the kernels: every source file in this folder, the compilers' versions and the CPU."""

@@ -139,8 +139,8 @@ def _make_pass(height: int) -> TileKernel:
 
 
 _HIGH = TIER.token_tiles[0]
-_high_pass = _make_pass(_HIGH)
 _middle_pass = _make_pass(4)
+_high_pass = _make_pass(_HIGH) if _HIGH > 4 else _middle_pass
 _single_pass = _make_pass(1)
 
 

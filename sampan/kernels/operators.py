@@ -77,13 +77,7 @@ from sampan.kernels.numerics import gelu_tanh, silu
 from sampan.kernels.quantize import quantize_pair, quantize_row
 from sampan.kernels.rope import rotate, store_key, store_value
 from sampan.kernels.rows import dequantize_row
-from sampan.kernels.simd import load_f32, load_scalar_f32, load_scalar_i64, splat, store_f32, store_scalar_i64
-
-
-@kernel
-def field(op: int, word: int) -> int:
-    """Word `word` of an op, a step or a span."""
-    return load_scalar_i64(op + word * 8)
+from sampan.kernels.simd import load_f32, load_scalar_f32, load_scalar_i64, load_word, splat, store_f32, store_scalar_i64
 
 
 @kernel
@@ -91,11 +85,11 @@ def embed(op: int, step: int, first: int, end: int) -> None:
     """Rows of the embedding matrix to float32, times FACTOR. Unit: a token."""
     for token in range(first, end):
         dequantize_row(
-            field(op, SEGMENTS + SEGMENT_FORMAT),
-            field(op, SEGMENTS + SEGMENT_ADDRESS),
-            field(op, COLUMNS),
-            load_scalar_i64(field(step, STEP_IDS) + token * 8),
-            field(op, TARGET) + token * field(op, TARGET_STRIDE),
+            load_word(op, SEGMENTS + SEGMENT_FORMAT),
+            load_word(op, SEGMENTS + SEGMENT_ADDRESS),
+            load_word(op, COLUMNS),
+            load_scalar_i64(load_word(step, STEP_IDS) + token * 8),
+            load_word(op, TARGET) + token * load_word(op, TARGET_STRIDE),
             load_scalar_f32(op + FACTOR * 8),
         )
 
@@ -104,16 +98,16 @@ def embed(op: int, step: int, first: int, end: int) -> None:
 def norm_quantize(op: int, first: int, end: int) -> None:
     """RMS norm and int8 quantization. Unit: a row."""
     for row in range(first, end):
-        rows = field(op, ROWS)
+        rows = load_word(op, ROWS)
         source = load_scalar_i64(rows + row * 8) if rows != 0 else row
         norm_quantize_row(
-            field(op, SOURCE) + source * field(op, SOURCE_STRIDE),
-            field(op, WEIGHT),
-            field(op, COLUMNS),
+            load_word(op, SOURCE) + source * load_word(op, SOURCE_STRIDE),
+            load_word(op, WEIGHT),
+            load_word(op, COLUMNS),
             load_scalar_f32(op + EPSILON * 8),
-            field(op, QUANTIZED_X) + row * field(op, QUANTIZED_STRIDE),
-            field(op, QUANTIZED_SCALES) + row * field(op, QUANTIZED_SCALE_STRIDE),
-            field(op, QUANTIZED_PLANE),
+            load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE),
+            load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE),
+            load_word(op, QUANTIZED_PLANE),
         )
 
 
@@ -122,10 +116,10 @@ def norm_add(op: int, first: int, end: int) -> None:
     """target += factor * rms_norm(source). Unit: a row."""
     for row in range(first, end):
         norm_add_row(
-            field(op, SOURCE) + row * field(op, SOURCE_STRIDE),
-            field(op, WEIGHT),
-            field(op, TARGET) + row * field(op, TARGET_STRIDE),
-            field(op, COLUMNS),
+            load_word(op, SOURCE) + row * load_word(op, SOURCE_STRIDE),
+            load_word(op, WEIGHT),
+            load_word(op, TARGET) + row * load_word(op, TARGET_STRIDE),
+            load_word(op, COLUMNS),
             load_scalar_f32(op + EPSILON * 8),
             load_scalar_f32(op + FACTOR * 8),
         )
@@ -134,37 +128,37 @@ def norm_add(op: int, first: int, end: int) -> None:
 @kernel
 def matmul(op: int, step: int, first: int, end: int) -> None:
     """Quantized matrix product. Unit: 16 rows of a matrix times a slice of the tokens, slices of a block together."""
-    tokens = field(step, field(op, OP_COUNT_WORD))
+    tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + MATMUL_SLICE - 1) // MATMUL_SLICE
     for unit in range(first, end):
         block = unit // slices
         token = unit % slices * MATMUL_SLICE
         segment = op + SEGMENTS * 8
-        while block >= field(segment, SEGMENT_BLOCKS):
-            block -= field(segment, SEGMENT_BLOCKS)
+        while block >= load_word(segment, SEGMENT_BLOCKS):
+            block -= load_word(segment, SEGMENT_BLOCKS)
             segment += SEGMENT_WORDS * 8
         matmul_block(
-            field(segment, SEGMENT_FORMAT),
-            field(segment, SEGMENT_ADDRESS) + block * field(segment, SEGMENT_BLOCK_BYTES),
-            field(op, COLUMNS) // 32,
-            field(op, INPUT_X),
-            field(op, INPUT_STRIDE),
-            field(op, INPUT_SCALES),
-            field(op, INPUT_SCALE_STRIDE),
-            field(op, INPUT_PLANE),
+            load_word(segment, SEGMENT_FORMAT),
+            load_word(segment, SEGMENT_ADDRESS) + block * load_word(segment, SEGMENT_BLOCK_BYTES),
+            load_word(op, COLUMNS) // 32,
+            load_word(op, INPUT_X),
+            load_word(op, INPUT_STRIDE),
+            load_word(op, INPUT_SCALES),
+            load_word(op, INPUT_SCALE_STRIDE),
+            load_word(op, INPUT_PLANE),
             token,
             min(token + MATMUL_SLICE, tokens),
-            field(op, TARGET) + field(segment, SEGMENT_TARGET_OFFSET) + block * 64,
-            field(op, TARGET_STRIDE),
+            load_word(op, TARGET) + load_word(segment, SEGMENT_TARGET_OFFSET) + block * 64,
+            load_word(op, TARGET_STRIDE),
             load_scalar_f32(op + FACTOR * 8),
-            field(op, ACCUMULATE),
+            load_word(op, ACCUMULATE),
         )
 
 
 @kernel
 def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
     """quantize(activation(gate x) * (up x)). Unit: 32 rows of both matrices times a slice of the tokens."""
-    tokens = field(step, field(op, OP_COUNT_WORD))
+    tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + GATE_UP_SLICE - 1) // GATE_UP_SLICE
     stride = 64 * 4
     for unit in range(first, end):
@@ -174,14 +168,14 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
         for part in range(4):
             segment = op + (SEGMENTS + part // 2 * SEGMENT_WORDS) * 8
             matmul_block(
-                field(segment, SEGMENT_FORMAT),
-                field(segment, SEGMENT_ADDRESS) + (group * 2 + part % 2) * field(segment, SEGMENT_BLOCK_BYTES),
-                field(op, COLUMNS) // 32,
-                field(op, INPUT_X),
-                field(op, INPUT_STRIDE),
-                field(op, INPUT_SCALES),
-                field(op, INPUT_SCALE_STRIDE),
-                field(op, INPUT_PLANE),
+                load_word(segment, SEGMENT_FORMAT),
+                load_word(segment, SEGMENT_ADDRESS) + (group * 2 + part % 2) * load_word(segment, SEGMENT_BLOCK_BYTES),
+                load_word(op, COLUMNS) // 32,
+                load_word(op, INPUT_X),
+                load_word(op, INPUT_STRIDE),
+                load_word(op, INPUT_SCALES),
+                load_word(op, INPUT_SCALE_STRIDE),
+                load_word(op, INPUT_PLANE),
                 token,
                 stop,
                 scratch + part * 64 - token * stride,
@@ -191,7 +185,7 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
             )
         for row in range(token, stop):
             at = scratch + (row - token) * stride
-            if field(op, ACTIVATION) == 0:
+            if load_word(op, ACTIVATION) == 0:
                 low = silu(load_f32(at)) * load_f32(at + 128)
                 high = silu(load_f32(at + 64)) * load_f32(at + 192)
             else:
@@ -200,9 +194,9 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
             quantize_pair(
                 low,
                 high,
-                field(op, QUANTIZED_X) + row * field(op, QUANTIZED_STRIDE) + group * 32,
-                field(op, QUANTIZED_SCALES) + row * field(op, QUANTIZED_SCALE_STRIDE) + group * 4,
-                field(op, QUANTIZED_PLANE),
+                load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE) + group * 32,
+                load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE) + group * 4,
+                load_word(op, QUANTIZED_PLANE),
             )
 
 
@@ -215,38 +209,38 @@ def _add_bias(row: int, bias: int, count: int) -> None:
 @kernel
 def rope_store(op: int, step: int, first: int, end: int) -> None:
     """Biases, QK norm, rotary embedding; queries scaled in place, keys and values into the cache. Unit: a token."""
-    heads = field(op, HEADS)
-    kv_heads = field(op, KV_HEADS)
-    head_dim = field(op, HEAD_DIM)
-    half = field(op, ROTARY) // 2
+    heads = load_word(op, HEADS)
+    kv_heads = load_word(op, KV_HEADS)
+    head_dim = load_word(op, HEAD_DIM)
+    half = load_word(op, ROTARY) // 2
     epsilon = load_scalar_f32(op + EPSILON * 8)
     scale = splat(load_scalar_f32(op + FACTOR * 8))
-    integer = field(op, INTEGER_CACHE)
+    integer = load_word(op, INTEGER_CACHE)
     for token in range(first, end):
-        queries = field(op, SOURCE) + token * field(op, SOURCE_STRIDE)
+        queries = load_word(op, SOURCE) + token * load_word(op, SOURCE_STRIDE)
         keys = queries + heads * head_dim * 4
         values = keys + kv_heads * head_dim * 4
-        if field(op, QUERY_BIAS) != 0:
-            _add_bias(queries, field(op, QUERY_BIAS), heads * head_dim)
-            _add_bias(keys, field(op, KEY_BIAS), kv_heads * head_dim)
-            _add_bias(values, field(op, VALUE_BIAS), kv_heads * head_dim)
-        cosines = field(op, COSINES) + token * half * 4
-        sines = field(op, SINES) + token * half * 4
+        if load_word(op, QUERY_BIAS) != 0:
+            _add_bias(queries, load_word(op, QUERY_BIAS), heads * head_dim)
+            _add_bias(keys, load_word(op, KEY_BIAS), kv_heads * head_dim)
+            _add_bias(values, load_word(op, VALUE_BIAS), kv_heads * head_dim)
+        cosines = load_word(op, COSINES) + token * half * 4
+        sines = load_word(op, SINES) + token * half * 4
         for head in range(heads):
             at = queries + head * head_dim * 4
-            if field(op, QUERY_NORM) != 0:
-                norm_row(at, field(op, QUERY_NORM), at, head_dim, epsilon)
+            if load_word(op, QUERY_NORM) != 0:
+                norm_row(at, load_word(op, QUERY_NORM), at, head_dim, epsilon)
             rotate(at, cosines, sines, half)
             for part in range(head_dim // 16):
                 store_f32(at + part * 64, load_f32(at + part * 64) * scale)
-        position = load_scalar_i64(field(step, STEP_POSITIONS) + token * 8)
-        page = load_scalar_i64(field(step, STEP_PAGES) + token * 8)
+        position = load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8)
+        page = load_scalar_i64(load_word(step, STEP_PAGES) + token * 8)
         for head in range(kv_heads):
             at = keys + head * head_dim * 4
-            if field(op, KEY_NORM) != 0:
-                norm_row(at, field(op, KEY_NORM), at, head_dim, epsilon)
+            if load_word(op, KEY_NORM) != 0:
+                norm_row(at, load_word(op, KEY_NORM), at, head_dim, epsilon)
             rotate(at, cosines, sines, half)
-            base = field(op, CACHE) + page * field(op, PAGE_BYTES) + head * field(op, HEAD_BYTES)
+            base = load_word(op, CACHE) + page * load_word(op, PAGE_BYTES) + head * load_word(op, HEAD_BYTES)
             store_key(at, base, position % 64, head_dim, integer)
             store_value(values + head * head_dim * 4, base, position % 64, head_dim, integer)
 
@@ -266,34 +260,34 @@ def chunk_count(position: int, window: int) -> int:
 @kernel
 def tokens_per_unit(op: int) -> int:
     """Queries that one attention unit covers, for all heads of a KV head."""
-    return max(ATTENTION_ROWS // (field(op, HEADS) // field(op, KV_HEADS)), 1)
+    return max(ATTENTION_ROWS // (load_word(op, HEADS) // load_word(op, KV_HEADS)), 1)
 
 
 @kernel
 def span_units(op: int, span: int) -> int:
     """Attention units of a span: by chunk where partials are split over threads, else by tile of queries."""
-    if field(span, SPAN_SLOT) >= 0:
-        return field(op, KV_HEADS) * chunk_count(field(span, SPAN_START), field(op, WINDOW))
+    if load_word(span, SPAN_SLOT) >= 0:
+        return load_word(op, KV_HEADS) * chunk_count(load_word(span, SPAN_START), load_word(op, WINDOW))
     tile = tokens_per_unit(op)
-    return field(op, KV_HEADS) * ((field(span, SPAN_COUNT) + tile - 1) // tile)
+    return load_word(op, KV_HEADS) * ((load_word(span, SPAN_COUNT) + tile - 1) // tile)
 
 
 @kernel
 def attention_units(op: int, step: int) -> int:
     """Attention units of the whole step."""
     total = 0
-    for i in range(field(step, STEP_SPANS)):
-        total += span_units(op, field(step, STEP_SPAN_TABLE) + i * SPAN_WORDS * 8)
+    for i in range(load_word(step, STEP_SPANS)):
+        total += span_units(op, load_word(step, STEP_SPAN_TABLE) + i * SPAN_WORDS * 8)
     return total
 
 
 @kernel
 def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
-    heads = field(op, HEADS)
-    kv_heads = field(op, KV_HEADS)
-    head_dim = field(op, HEAD_DIM)
+    heads = load_word(op, HEADS)
+    kv_heads = load_word(op, KV_HEADS)
+    head_dim = load_word(op, HEAD_DIM)
     group = heads // kv_heads
-    window = field(op, WINDOW)
+    window = load_word(op, WINDOW)
     state_bytes = (head_dim + STATE_EXTRA) * 4
     limit = max(ATTENTION_ROWS // group, 1) * group + TILE_SLACK
     queries = scratch
@@ -303,13 +297,13 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
     positions = states + limit * state_bytes
 
     kv_head = unit % kv_heads
-    split = field(span, SPAN_SLOT) >= 0
+    split = load_word(span, SPAN_SLOT) >= 0
     token = 0 if split else unit // kv_heads * tokens_per_unit(op)
-    count = min(field(span, SPAN_COUNT) - token, tokens_per_unit(op))
+    count = min(load_word(span, SPAN_COUNT) - token, tokens_per_unit(op))
     rows = count * group
-    start = field(span, SPAN_START) + token
+    start = load_word(span, SPAN_START) + token
     for row in range(rows):
-        source = field(op, SOURCE) + (field(span, SPAN_FIRST) + token + row // group) * field(op, SOURCE_STRIDE)
+        source = load_word(op, SOURCE) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(op, SOURCE_STRIDE)
         source += (kv_head * group + row % group) * head_dim * 4
         for part in range(head_dim // 16):
             store_f32(queries + row * head_dim * 4 + part * 64, load_f32(source + part * 64))
@@ -317,7 +311,7 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
         reset_state(states + row * state_bytes, head_dim)
     low = first_visible(start, window)
     high = start + count
-    cache = field(op, CACHE) + kv_head * field(op, HEAD_BYTES)
+    cache = load_word(op, CACHE) + kv_head * load_word(op, HEAD_BYTES)
     first_chunk = low // CHUNK
     end_chunk = (high - 1) // CHUNK + 1
     target = partials
@@ -327,14 +321,14 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
         end_chunk = first_chunk + 1
     for chunk in range(first_chunk, end_chunk):
         attend_chunk(
-            queries, rows, positions, window, chunk, low, high, field(span, SPAN_PAGES), cache,
-            field(op, PAGE_BYTES), head_dim, field(op, INTEGER_CACHE), scores, target,
+            queries, rows, positions, window, chunk, low, high, load_word(span, SPAN_PAGES), cache,
+            load_word(op, PAGE_BYTES), head_dim, load_word(op, INTEGER_CACHE), scores, target,
         )  # fmt: skip
         if not split:
             for row in range(rows):
                 fold_partial(states + row * state_bytes, partials + row * state_bytes, head_dim)
     if split:
-        target = field(op, PARTIALS) + field(span, SPAN_SLOT) * field(op, PARTIAL_SLOT_BYTES)
+        target = load_word(op, PARTIALS) + load_word(span, SPAN_SLOT) * load_word(op, PARTIAL_SLOT_BYTES)
         target += (unit // kv_heads * heads + kv_head * group) * state_bytes
         for row in range(rows):
             for part in range(head_dim // 16 + 1):
@@ -342,7 +336,7 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
                 store_f32(target + at, load_f32(partials + at))
         return
     for row in range(rows):
-        target = field(op, TARGET) + (field(span, SPAN_FIRST) + token + row // group) * field(op, TARGET_STRIDE)
+        target = load_word(op, TARGET) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(op, TARGET_STRIDE)
         finish_state(
             states + row * state_bytes, target + (kv_head * group + row % group) * head_dim * 4, head_dim
         )
@@ -351,7 +345,7 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
 @kernel
 def attention(op: int, step: int, first: int, end: int, scratch: int) -> None:
     """Attention of the step's queries. Unit: a KV head with a tile of queries, or with one chunk of keys."""
-    span = field(step, STEP_SPAN_TABLE)
+    span = load_word(step, STEP_SPAN_TABLE)
     before = 0
     for unit in range(first, end):
         while unit - before >= span_units(op, span):
@@ -363,24 +357,24 @@ def attention(op: int, step: int, first: int, end: int, scratch: int) -> None:
 @kernel
 def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> None:
     """Fold split partials, then quantize the token's attention output. Unit: a token."""
-    heads = field(op, HEADS)
-    head_dim = field(op, HEAD_DIM)
+    heads = load_word(op, HEADS)
+    head_dim = load_word(op, HEAD_DIM)
     state_bytes = (head_dim + STATE_EXTRA) * 4
     for token in range(first, end):
-        out = field(op, TARGET) + token * field(op, TARGET_STRIDE)
-        slot = load_scalar_i64(field(step, STEP_SLOTS) + token * 8)
+        out = load_word(op, TARGET) + token * load_word(op, TARGET_STRIDE)
+        slot = load_scalar_i64(load_word(step, STEP_SLOTS) + token * 8)
         if slot >= 0:
-            position = load_scalar_i64(field(step, STEP_POSITIONS) + token * 8)
-            partials = field(op, PARTIALS) + slot * field(op, PARTIAL_SLOT_BYTES)
+            position = load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8)
+            partials = load_word(op, PARTIALS) + slot * load_word(op, PARTIAL_SLOT_BYTES)
             for head in range(heads):
                 reset_state(scratch, head_dim)
-                for chunk in range(chunk_count(position, field(op, WINDOW))):
+                for chunk in range(chunk_count(position, load_word(op, WINDOW))):
                     fold_partial(scratch, partials + (chunk * heads + head) * state_bytes, head_dim)
                 finish_state(scratch, out + head * head_dim * 4, head_dim)
         quantize_row(
             out,
             heads * head_dim,
-            field(op, QUANTIZED_X) + token * field(op, QUANTIZED_STRIDE),
-            field(op, QUANTIZED_SCALES) + token * field(op, QUANTIZED_SCALE_STRIDE),
-            field(op, QUANTIZED_PLANE),
+            load_word(op, QUANTIZED_X) + token * load_word(op, QUANTIZED_STRIDE),
+            load_word(op, QUANTIZED_SCALES) + token * load_word(op, QUANTIZED_SCALE_STRIDE),
+            load_word(op, QUANTIZED_PLANE),
         )

@@ -22,7 +22,7 @@ from sampan.kernels.tiers import TIER
 __all__ = [
     "add_scaled", "atomic_add", "atomic_compare_exchange", "atomic_load", "atomic_store", "cpu_relax", "exponent_of_two",
     "finish_low", "fma", "fma_broadcast", "high_nibbles", "keep_lanes", "load_bytes", "load_f16", "load_f32",
-    "load_i8", "load_scalar_f32", "load_scalar_f16", "load_scalar_i8", "load_scalar_i32", "load_scalar_i64", "load_scalar_u8", "load_tile", "load_u8",
+    "load_i8", "load_scalar_f32", "load_scalar_f16", "load_scalar_i8", "load_scalar_i32", "load_scalar_i64", "load_scalar_u8", "load_tile", "load_u8", "load_word",
     "dot_low", "dot_signed", "low_nibbles", "reduce_add", "reduce_max", "round_to_even", "scale_add", "sleep_microseconds",
     "splat", "start_low", "start_signed", "store_f16", "store_f32", "store_lanes_f16", "store_lanes_i8", "store_rounded_i8", "store_scalar_f32",
     "store_scalar_i32", "store_scalar_i64", "store_tile", "vector_abs", "vector_max", "vector_min", "yield_thread", "zero_tile",
@@ -230,6 +230,12 @@ def load_scalar_f16(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 def load_scalar_i64(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """One int64."""
     return _load(builder, address, I64, 8)
+
+
+@_define(types.int64, types.int64, types.int64)
+def load_word(builder: ir.IRBuilder, base: ir.Value, index: ir.Value) -> ir.Value:
+    """Int64 number `index` of the table at base."""
+    return _load(builder, builder.add(base, builder.shl(index, ir.Constant(I64, 3))), I64, 8)
 
 
 @_define(types.int64, types.int64)

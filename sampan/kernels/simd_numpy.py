@@ -19,7 +19,7 @@ __all__ = [
     "add_scaled", "atomic_add", "atomic_compare_exchange", "atomic_load", "atomic_store", "cpu_relax", "dot_low", "dot_signed",
     "exponent_of_two", "finish_low", "fma", "fma_broadcast", "high_nibbles", "keep_lanes", "load_bytes", "load_f16",
     "load_f32", "load_i8", "load_scalar_f16", "load_scalar_f32", "load_scalar_i8", "load_scalar_i32", "load_scalar_i64",
-    "load_scalar_u8", "load_tile", "load_u8", "low_nibbles", "reduce_add", "reduce_max", "round_to_even", "scale_add",
+    "load_scalar_u8", "load_tile", "load_u8", "load_word", "low_nibbles", "reduce_add", "reduce_max", "round_to_even", "scale_add",
     "sleep_microseconds", "splat", "start_low", "start_signed", "store_f16", "store_f32", "store_lanes_f16", "store_lanes_i8", "store_rounded_i8",
     "store_scalar_f32", "store_scalar_i32", "store_scalar_i64", "store_tile", "vector_abs", "vector_max", "vector_min",
     "yield_thread", "zero_tile",
@@ -89,6 +89,10 @@ def load_scalar_f16(address: int) -> np.float32:
 
 def load_scalar_i64(address: int) -> int:
     return int(_view(address, np.int64, 1)[0])
+
+
+def load_word(base: int, index: int) -> int:
+    return load_scalar_i64(base + index * 8)
 
 
 def load_scalar_i32(address: int) -> int:
