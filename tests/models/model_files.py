@@ -11,10 +11,12 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from sampan.models.config import ModelConfig
 from sampan.models.registry import resolve_config
 from sampan.models.rope import inverse_frequencies
+from sampan.models.tokenizer_gguf import gguf_tokenizer
 from sampan.weights.detect import open_source
 from sampan.weights.safetensors import SafetensorsSource
 
@@ -23,6 +25,12 @@ CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
 TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
 SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
 BPE_FIELDS: dict[str, Any] = TOKENIZERS["byte_level"]["fields"] | {"pre": "smollm"}
+
+
+def hub_tokenizer() -> Tokenizer:
+    """A small byte-level tokenizer, as the `tokenizers` library has it."""
+    fields = {f"tokenizer.ggml.{key}": value for key, value in BPE_FIELDS.items()}
+    return gguf_tokenizer(fields, "model.gguf")[0]
 
 
 def golden_config(case: str) -> dict[str, Any]:

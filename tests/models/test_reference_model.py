@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_files import CASES, GOLDEN, golden_gguf
+from model_files import CASES, GOLDEN, copy_with_config, golden_config, golden_gguf, hub_tokenizer
 
+from sampan.convert.convert import convert
 from sampan.errors import RequestError
 from sampan.models.reference import ReferenceModel
 from sampan.models.registry import resolve_config
 from sampan.models.rope import inverse_frequencies
 from sampan.weights.detect import open_source
+from sampan.weights.pack import Pack
 
 
 def golden(case: str) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +68,19 @@ def test_step_by_step_equals_the_whole(case: str) -> None:
     steps = [model.forward(part, cache) for part in (tokens[:7], tokens[7:8], tokens[8:9], tokens[9:])]
     assert cache.length == len(tokens)
     np.testing.assert_allclose(np.concatenate(steps), whole, rtol=0, atol=2e-6 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("case", ["llama_rope_llama3", "gemma3"])
+def test_a_pack_holds_the_same_model(case: str, tmp_path: Path) -> None:
+    """From an 8-bit pack: the same names and shapes, and logits as near as 8 bits are."""
+    tokens, expected = golden(case)
+    folder = copy_with_config(case, tmp_path / "model", golden_config(case))
+    (folder / "tokenizer.json").write_text(hub_tokenizer().to_str())
+    convert(folder, tmp_path / "pack")
+    pack = Pack.open(tmp_path / "pack")
+    assert pack.config == resolve_config(open_source(folder))
+    logits = ReferenceModel.from_pack(pack).forward(tokens)
+    assert np.sqrt(np.mean((logits - expected) ** 2)) < 0.02 * expected.std()
 
 
 def test_a_window_hides_the_tokens_before_it() -> None:

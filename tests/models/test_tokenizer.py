@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_files import BPE_FIELDS, CASES, GOLDEN, copy_with_config, golden_config
-from tokenizers import Tokenizer as HubTokenizer
+from model_files import CASES, GOLDEN, copy_with_config, golden_config, hub_tokenizer
 from tokenizers import processors
 
 from sampan.errors import FormatError, RequestError, UnsupportedError
 from sampan.models.tokenizer import Tokenizer
-from sampan.models.tokenizer_gguf import gguf_tokenizer
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
 
@@ -23,13 +21,6 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 HELLO = [{"role": "user", "content": "Hello"}]
-
-
-def hub_tokenizer() -> HubTokenizer:
-    made, _ = gguf_tokenizer(
-        {f"tokenizer.ggml.{key}": value for key, value in BPE_FIELDS.items()}, "model.gguf"
-    )
-    return made
 
 
 def made_tokenizer(vocab_size: int | None = None, **config: Any) -> Tokenizer:

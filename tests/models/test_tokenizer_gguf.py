@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from model_files import BPE_FIELDS, SPM_FIELDS, TOKENIZERS
 
 from sampan.errors import FormatError, SampanError, UnsupportedError
+from sampan.hub.catalogue import find
+from sampan.hub.reference import DEFAULT_REFERENCE
 from sampan.models.pre_tokenizers import PRE_TOKENIZERS
 from sampan.models.tokenizer import Tokenizer
 from sampan.models.tokenizer_gguf import gguf_tokenizer
+from sampan.weights.detect import open_source
 
 TEXTS: list[str] = TOKENIZERS["texts"]
 DEVANAGARI = "हिन्दी में नमस्ते १२३"
@@ -194,3 +197,21 @@ def test_no_value_of_any_field_escapes(fields: dict[str, Any], data: st.DataObje
         assert "\n" not in str(error)
     else:
         assert isinstance(made.encode("Hello, world"), list)
+
+
+def test_the_default_model() -> None:
+    """Its real vocabulary, where an earlier run has fetched it."""
+    model = find(DEFAULT_REFERENCE)
+    if model is None:
+        pytest.skip("the default model has not been fetched")
+    made, config = gguf_tokenizer(open_source(model.path).metadata, str(model.path))
+    ours = Tokenizer(made.to_str().encode(), config)
+    for text, plain, special in zip(TEXTS, *TOKENIZERS["smollm2"].values(), strict=True):
+        assert ours.encode(text) == plain
+        assert ours.encode(text, parse_special=True) == special
+    assert {ours.decode([token], skip_special=False) for token in ours.eos_ids} == {
+        "<|im_end|>",
+        "<|endoftext|>",
+    }
+    prompt = ours.render_chat([{"role": "user", "content": "Hello"}])
+    assert prompt.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
