@@ -57,9 +57,7 @@ def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
             f" the configuration says {tensor.rows}"
         )
     if tensor.kind == "matrix" and len(types) > 1:
-        raise UnsupportedError(
-            f"{source.path}: {tensor.name!r} mixes the types {', '.join(sorted(types))}"
-        )
+        raise UnsupportedError(f"{source.path}: {tensor.name!r} mixes the types {', '.join(sorted(types))}")
     permutation = tensor.row_permutation
     if permutation is not None and not np.array_equal(np.sort(permutation), np.arange(tensor.rows)):
         raise ValueError(f"{tensor.name}: row_permutation is not a permutation of {tensor.rows} rows")

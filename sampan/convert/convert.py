@@ -98,6 +98,8 @@ def _write(
                 continue
             for first_row, packed in _packed_chunks(source, tensor, _bits(tensor, bits)):
                 writer.write_matrix(tensor.name, first_row, packed)
+                for part in tensor.sources:
+                    source.release(part.name)
                 done += packed.nbytes
                 if progress is not None:
                     progress(label, done, contents.matrix_bytes)

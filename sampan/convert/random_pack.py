@@ -101,9 +101,8 @@ def _fill_q4(random: np.random.Generator, records: npt.NDArray[Any], columns: in
 
 
 def _fill_q8(random: np.random.Generator, records: npt.NDArray[Any], columns: int) -> None:
-    shape = records["codes"].shape
-    codes = random.integers(-127, 128, (*shape[:-1], 4 * shape[-1]), np.int8)
-    records["codes"] = codes.view(np.uint32)
+    codes = random.integers(0, 1 << 32, records["codes"].shape, np.uint32).view(np.int8)
+    records["codes"] = np.maximum(codes, np.int8(-127)).view(np.uint32)
     records["scale"] = _spread(random, records["scale"].shape, 1 / (Q8_DEVIATION * np.sqrt(columns)))
 
 

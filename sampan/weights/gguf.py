@@ -18,7 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 
 from sampan.errors import FormatError, UnsupportedError
-from sampan.weights.mapping import map_file
+from sampan.weights.mapping import map_file, release_pages
 from sampan.weights.source import TensorInfo, require_supported
 
 MAGIC = b"GGUF"
@@ -179,14 +179,11 @@ class GgufSource:
         self.metadata: Mapping[str, Any] = metadata
         self.tensors: Mapping[str, TensorInfo] = tensors
         self._offsets = offsets
-        self._bytes: npt.NDArray[np.uint8] | None = np.frombuffer(data, np.uint8)
+        self._map: mmap.mmap | None = data
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The tensor's bytes, a view of the mapping."""
-        if self._bytes is None:
-            raise ValueError(f"{self.path} is closed")
-        start = self._offsets[name]
-        return self._bytes[start : start + self.tensors[name].nbytes]
+        return np.frombuffer(self._open_map(), np.uint8, self.tensors[name].nbytes, self._offsets[name])
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         """Rows `start:stop` (elements, for a vector) dequantized to float32."""
@@ -198,9 +195,19 @@ class GgufSource:
             return np.empty((0, *info.shape[1:]), np.float32)
         return _dequantize(rows, info.type).reshape(len(rows), *info.shape[1:])
 
+    def release(self, name: str) -> None:
+        """Take the tensor's pages out of resident memory."""
+        start = self._offsets[name]
+        release_pages(self._open_map(), start, start + self.tensors[name].nbytes)
+
     def close(self) -> None:
         """Let go of the mapping; it ends with the last array that `raw` handed out."""
-        self._bytes = None
+        self._map = None
+
+    def _open_map(self) -> mmap.mmap:
+        if self._map is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._map
 
 
 def _dequantize(raw: npt.NDArray[np.uint8], type_name: str) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Read-only memory mapping of a file that may be missing, empty or not a file."""
+"""Read-only memory mapping: of a file that may be missing, empty or not a file, and giving pages back."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ def map_file(path: Path) -> mmap.mmap:
         raise FormatError(f"{path}: the file is empty") from error
     except OSError as error:
         raise ModelReferenceError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def release_pages(data: mmap.mmap, start: int, stop: int) -> None:
+    """Take bytes `start:stop` out of this process's resident memory; they are mapped again when read."""
+    # Only Unix has it; elsewhere the system trims the working set by itself.
+    if hasattr(mmap, "MADV_DONTNEED"):
+        start -= start % mmap.PAGESIZE
+        data.madvise(mmap.MADV_DONTNEED, start, stop - start)

@@ -5,7 +5,8 @@ Block layouts follow ggml's reference (https://github.com/ggml-org/ggml/blob/mas
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +137,7 @@ def _repack_q4_k(raw: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]
     return as_bytes(records)
 
 
-_EXACT: dict[str, Any] = {
+_EXACT: dict[str, Callable[[npt.NDArray[np.uint8], str], npt.NDArray[np.uint8]]] = {
     "Q4_0": _repack_q4_0,
     "Q4_1": _repack_q4_1,
     "Q5_0": _repack_q5_0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.errors import FormatError, ModelReferenceError, UnsupportedError
-from sampan.weights.mapping import map_file
+from sampan.weights.mapping import map_file, release_pages
 from sampan.weights.safetensors_header import HeaderTensor, parse_json_object, read_header
 from sampan.weights.source import FLOAT_TYPES, TensorInfo
 
@@ -38,7 +39,7 @@ class SafetensorsSource:
         if not path.is_dir():
             raise ModelReferenceError(f"{path}: not a folder")
         self.metadata: Mapping[str, Any] = read_json_file(path / CONFIG_FILE)
-        self._shards: dict[str, npt.NDArray[np.uint8]] = {}
+        self._shards: dict[str, mmap.mmap] = {}
         self._located: dict[str, tuple[str, HeaderTensor]] = {}
         for shard, wanted in _shards(path).items():
             self._open_shard(shard, wanted)
@@ -54,14 +55,14 @@ class SafetensorsSource:
             if name not in header.tensors:
                 raise FormatError(f"{self.path}: {shard} lacks tensor {name!r}, against {INDEX_FILE}")
             self._located[name] = (shard, header.tensors[name])
-        self._shards[shard] = np.frombuffer(data, np.uint8)
+        self._shards[shard] = data
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The tensor's bytes, a view of its shard's mapping."""
         shard, tensor = self._located[name]
         if shard not in self._shards:
             raise ValueError(f"{self.path} is closed")
-        return self._shards[shard][tensor.start : tensor.stop]
+        return np.frombuffer(self._shards[shard], np.uint8, tensor.stop - tensor.start, tensor.start)
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         """Rows `start:stop` (elements, for a vector) as float32."""
@@ -77,6 +78,12 @@ class SafetensorsSource:
         else:
             values = rows.view("<f2" if info.type == "F16" else "<f4").astype(np.float32)
         return values.reshape(len(rows), *info.shape[1:])
+
+    def release(self, name: str) -> None:
+        """Take the tensor's pages out of resident memory."""
+        shard, tensor = self._located[name]
+        if tensor.stop > tensor.start:
+            release_pages(self._shards[shard], tensor.start, tensor.stop)
 
     def close(self) -> None:
         """Let go of the mappings; each ends with the last array that `raw` handed out."""

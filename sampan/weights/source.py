@@ -57,6 +57,10 @@ class TensorSource(Protocol):
         """Rows `start:stop` (elements, for a vector) as float32. UnsupportedError for other tensor types."""
         ...
 
+    def release(self, name: str) -> None:
+        """Take the tensor's pages out of resident memory; views of them stay valid and read them again."""
+        ...
+
     def close(self) -> None:
         """Let go of the files. Arrays already handed out by `raw` stay valid."""
         ...

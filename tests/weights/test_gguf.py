@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 import gguf
@@ -92,6 +93,23 @@ def test_raw_views_outlive_the_source(sample: Path) -> None:
     np.testing.assert_array_equal(view, expected)
     with pytest.raises(ValueError, match="closed"):
         source.raw("t.F32")
+
+
+def resident_file_bytes() -> int:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssFile" in line]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_released_pages_leave_memory_and_come_back(tmp_path: Path) -> None:
+    values = np.arange(1 << 23, dtype=np.float32).reshape(1 << 13, 1 << 10)
+    source = GgufSource(write_gguf(tmp_path / "big.gguf", {"t": ("F32", values)}))
+    view = source.raw("t")
+    np.testing.assert_array_equal(view, values.reshape(-1).view(np.uint8))
+    before = resident_file_bytes()
+    source.release("t")
+    assert resident_file_bytes() < before - values.nbytes // 2
+    np.testing.assert_array_equal(view, values.reshape(-1).view(np.uint8))
 
 
 def test_a_vocabulary_of_150_000_tokens(tmp_path: Path) -> None:

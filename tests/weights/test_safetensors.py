@@ -82,6 +82,16 @@ def test_shards_are_read_through_the_index(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.float32("b"), VALUES["b"])
 
 
+def test_empty_tensors_and_scalars(tmp_path: Path) -> None:
+    values = {"none": np.zeros((0, 4), np.float32), "wide": np.zeros((2, 0), np.float16)}
+    source = SafetensorsSource(folder_with(tmp_path, save(values | {"one": np.array(2.5, np.float32)})))
+    assert source.float32("none").shape == (0, 4)
+    assert source.float32("wide", 1).shape == (1, 0)
+    assert source.float32("one").tolist() == [2.5]
+    for name in source.tensors:
+        source.release(name)
+
+
 def test_symbolic_links_of_a_download_cache_are_followed(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(save(VALUES))
     folder = tmp_path / "snapshot"
