@@ -218,10 +218,10 @@ class Model:
         self, reference: str, pack: Pack, engine: Engine, tokenizer: Tokenizer | None, *, load_s: float
     ) -> None:
         self.reference = reference
+        self.pack = pack
         self.engine = engine
         self.tokenizer = tokenizer
         self.load_s = load_s
-        self._pack = pack
 
     def __enter__(self) -> Model:
         return self
@@ -234,12 +234,12 @@ class Model:
     def close(self) -> None:
         """Free the KV cache, the threads and the weights' mapping."""
         self.engine.close()
-        self._pack.close()
+        self.pack.close()
 
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return self._pack.config
+        return self.pack.config
 
     @property
     def context(self) -> int:

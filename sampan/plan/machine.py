@@ -84,7 +84,7 @@ def available_memory() -> int:
     """Bytes of memory this process can still take without swapping, file cache counted as free."""
     if sys.platform == "win32":
         return _windows_memory()[1]
-    available = _meminfo("MemAvailable")
+    available = _kilobytes(_PROCESS / "meminfo", "MemAvailable")
     if available is None:
         available = total_memory()
     limit, used = _read_integer(_CGROUP / "memory.max"), _read_integer(_CGROUP / "memory.current")
@@ -92,6 +92,20 @@ def available_memory() -> int:
         cache = _statistic(_CGROUP / "memory.stat", "inactive_file")
         available = min(available, max(0, limit - used + cache))
     return available
+
+
+def peak_memory() -> int:
+    """Most bytes of memory this process has held at once."""
+    if sys.platform == "win32":
+        return _windows_peak_memory()
+    # Linux hands getrusage's figure on from the process that started this one.
+    peak = _kilobytes(_PROCESS / "self/status", "VmHWM")
+    if peak is not None:
+        return peak
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _allowed_cpus() -> set[int]:
@@ -138,9 +152,10 @@ def _statistic(path: Path, name: str) -> int:
         return 0
 
 
-def _meminfo(name: str) -> int | None:
+def _kilobytes(path: Path, name: str) -> int | None:
+    """The bytes that a line `name: N kB` of one of the kernel's tables tells."""
     try:
-        for line in (_PROCESS / "meminfo").read_text().splitlines():
+        for line in path.read_text().splitlines():
             key, _, value = line.partition(":")
             if key == name:
                 return int(value.split()[0]) * 1024
@@ -172,3 +187,22 @@ def _windows_memory() -> tuple[int, int]:
     windows = ctypes.windll  # type: ignore[attr-defined]
     windows.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
     return int(status.total), int(status.available)
+
+
+def _windows_peak_memory() -> int:
+    """From GetProcessMemoryInfo: PROCESS_MEMORY_COUNTERS.PeakWorkingSetSize."""
+
+    class Counters(ctypes.Structure):
+        _fields_ = [
+            ("size", ctypes.c_uint32),
+            ("faults", ctypes.c_uint32),
+            *((name, ctypes.c_size_t) for name in ("peak", "now", "a", "b", "c", "d", "e", "f")),
+        ]
+
+    counters = Counters()
+    counters.size = ctypes.sizeof(Counters)
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    process = ctypes.c_void_p(kernel.GetCurrentProcess())
+    kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), counters.size)
+    return int(counters.peak)

@@ -1,0 +1,208 @@
+"""Speed beside the machine's limits, on random token ids, through the engine's own step loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sampan.api import Model, load
+from sampan.cache.layout import PAGE_TOKENS, KeyValueType
+from sampan.engine.engine import Engine
+from sampan.engine.options import SamplingOptions
+from sampan.engine.sequence import RunningSequence
+from sampan.errors import RequestError
+from sampan.hub.home import Progress
+from sampan.measure.limits import Beside, Limits, median_rate, median_share
+from sampan.measure.start import StartFigure, measure_first_compile, measure_start
+from sampan.measure.work import decode_bytes, prefill_ops
+from sampan.plan.machine import MachineReport, cpu_name, default_threads
+
+# Tokens in the context of each stream of a batch before decoding is timed.
+STREAM_CONTEXT = 16
+
+
+@dataclass(frozen=True)
+class DecodeFigure:
+    """One stream after `context` tokens; `roofline`: bytes read per second as a share of a bare read loop."""
+
+    context: int
+    tok_s: float
+    bytes_per_token: float
+    roofline: float
+
+
+@dataclass(frozen=True)
+class PrefillFigure:
+    """A prompt of `tokens`; `roofline`: operations per second as a share of a bare int8 dot-product loop."""
+
+    tokens: int
+    tok_s: float
+    ops_per_token: float
+    roofline: float
+
+
+@dataclass(frozen=True)
+class BatchFigure:
+    """Tokens per second of all streams together, each after STREAM_CONTEXT tokens."""
+
+    streams: int
+    tok_s: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What `sampan bench` prints. `first_compile_s` is None unless it was asked for."""
+
+    machine: MachineReport
+    decode: tuple[DecodeFigure, ...]
+    prefill: PrefillFigure
+    batch: tuple[BatchFigure, ...]
+    start: StartFigure
+    peak_rss_bytes: int
+    first_compile_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `sampan bench --json` prints it."""
+        values = dataclasses.asdict(self)
+        del values["start"]["peak_rss_bytes"]
+        if self.first_compile_s is None:
+            del values["first_compile_s"]
+        return values
+
+
+def run_bench(
+    reference: str | None = None,
+    *,
+    contexts: Sequence[int] = (16, 1024),
+    prompt_tokens: int = 1024,
+    streams: Sequence[int] = (1, 8),
+    threads: int | None = None,
+    kv_dtype: KeyValueType = "f16",
+    generated_tokens: int = 32,
+    repetitions: int = 3,
+    first_compile: bool = False,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure a model: each figure is the median of `repetitions` rounds over all figures, so that a change
+    of the machine's speed meets them alike.
+
+    Decoding is timed over `generated_tokens` tokens. Raises RequestError when the model's context is shorter
+    than what is to be measured, and what `sampan.load` raises.
+    """
+    _check(contexts, prompt_tokens, streams, generated_tokens, repetitions)
+    count = default_threads() if threads is None else threads
+    context = max(*contexts, prompt_tokens, STREAM_CONTEXT) + generated_tokens + 1
+    stream_pages = max(streams) * -(-(STREAM_CONTEXT + generated_tokens + 1) // PAGE_TOKENS)
+    sequences = -(-stream_pages // -(-context // PAGE_TOKENS))
+    limits = Limits(count)
+    decode: dict[int, list[Beside]] = {size: [] for size in contexts}
+    batch: dict[int, list[float]] = {size: [] for size in streams}
+    prefill: list[Beside] = []
+    with load(
+        reference, context=context, threads=count, kv_dtype=kv_dtype, sequences=sequences, progress=progress
+    ) as model:
+        bench = _Bench(model, generated_tokens)
+        bench.decode_rate(1, STREAM_CONTEXT)
+        for repetition in range(repetitions):
+            if progress is not None:
+                progress("measuring", repetition, repetitions)
+            for size in contexts:
+                decode[size].append(limits.beside_reads(_decode(bench, size)))
+            prefill.append(limits.beside_dots(_prefill(bench, prompt_tokens)))
+            for size in streams:
+                batch[size].append(bench.decode_rate(size, STREAM_CONTEXT))
+        work = {
+            size: decode_bytes(model.pack, size + (generated_tokens + 1) / 2, kv_dtype) for size in contexts
+        }
+        ops = prefill_ops(model.config, prompt_tokens)
+    if progress is not None:
+        progress("measuring the start", repetitions, repetitions)
+    start = measure_start(
+        reference, context=context, threads=count, kv_dtype=kv_dtype, tokens=prompt_tokens, runs=repetitions
+    )
+    from sampan.kernels.tiers import TIER
+
+    return BenchReport(
+        machine=MachineReport(
+            cpu=cpu_name(),
+            tier=TIER.name,
+            threads=count,
+            read_gb_s=statistics.median(limits.reads) / 1e9,
+            int8_gops=statistics.median(limits.dots) / 1e9,
+        ),
+        decode=tuple(
+            DecodeFigure(size, median_rate(decode[size]), work[size], median_share(decode[size], work[size]))
+            for size in contexts
+        ),
+        prefill=PrefillFigure(prompt_tokens, median_rate(prefill), ops, median_share(prefill, ops)),
+        batch=tuple(BatchFigure(size, statistics.median(batch[size])) for size in streams),
+        start=start,
+        peak_rss_bytes=start.peak_rss_bytes,
+        first_compile_s=measure_first_compile() if first_compile else None,
+    )
+
+
+class _Bench:
+    """Timed pieces of work on one loaded model."""
+
+    def __init__(self, model: Model, generated_tokens: int) -> None:
+        self._engine: Engine = model.engine
+        self._vocab_size = model.config.vocab_size
+        self._generated_tokens = generated_tokens
+        self._random = np.random.default_rng(0)
+
+    def decode_rate(self, streams: int, context: int) -> float:
+        """Tokens per second of `streams` sequences together once each has `context` tokens and one more."""
+        sequences = [self._submit(context, self._generated_tokens + 1) for _ in range(streams)]
+        while not all(sequence.pending for sequence in sequences):
+            self._engine.step()
+        before = sum(len(sequence.pending) for sequence in sequences)
+        started = time.perf_counter()
+        while all(sequence.finish_reason is None for sequence in sequences):
+            self._engine.step()
+        elapsed = time.perf_counter() - started
+        return (sum(len(sequence.pending) for sequence in sequences) - before) / elapsed
+
+    def prefill_rate(self, tokens: int) -> float:
+        """Prompt tokens per second from the request to its first token."""
+        sequence = self._submit(tokens, 1)
+        started = time.perf_counter()
+        while not sequence.pending:
+            self._engine.step()
+        return tokens / (time.perf_counter() - started)
+
+    def _submit(self, context: int, max_tokens: int) -> RunningSequence:
+        options = SamplingOptions(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+        prompt = self._random.integers(0, self._vocab_size, context)
+        sequence = self._engine.new_sequence(prompt.tolist(), options)
+        self._engine.submit(sequence)
+        return sequence
+
+
+def _decode(bench: _Bench, context: int) -> Callable[[], float]:
+    return lambda: bench.decode_rate(1, context)
+
+
+def _prefill(bench: _Bench, tokens: int) -> Callable[[], float]:
+    return lambda: bench.prefill_rate(tokens)
+
+
+def _check(
+    contexts: Sequence[int], prompt_tokens: int, streams: Sequence[int], generated_tokens: int, rounds: int
+) -> None:
+    wanted = {
+        "context": contexts,
+        "prompt": [prompt_tokens],
+        "streams": streams,
+        "generated tokens": [generated_tokens],
+        "repetitions": [rounds],
+    }
+    for name, values in wanted.items():
+        if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+            raise RequestError(f"{name} must be whole numbers of at least 1, not {list(values)}")

@@ -1,0 +1,47 @@
+"""What one token costs by definition: the bytes it reads and the operations it needs, counted."""
+
+from __future__ import annotations
+
+from sampan.cache.layout import KeyValueLayout, KeyValueType
+from sampan.models.config import ModelConfig
+from sampan.weights.formats import BLOCK_ROWS
+from sampan.weights.layout import pack_layout
+from sampan.weights.pack import Pack
+
+
+def decode_bytes(pack: Pack, context: float, kv_dtype: KeyValueType) -> float:
+    """Bytes that decoding one token reads after `context` tokens: every weight, one embedding row, and the
+    keys and values of all positions each layer sees.
+    """
+    config = pack.config
+    weights = 0.0
+    for name, matrix in pack.matrices.items():
+        size = matrix.format.matrix_bytes(matrix.rows, matrix.columns)
+        if name == "embedding":
+            weights += size / (-(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)
+            weights += size if config.tied_embeddings else 0
+        else:
+            weights += size
+    weights += 4 * sum(pack_layout(config).vectors.values())
+    layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
+    per_position = layout.token_bytes / config.layer_count
+    return weights + per_position * _visible_positions(config, context)
+
+
+def prefill_ops(config: ModelConfig, tokens: int) -> float:
+    """Operations (multiplies plus adds) per token of a prompt of `tokens`: all layers' matrices, attention at
+    the mean context, and the output matrix for the last token only.
+    """
+    matrices = sum(
+        rows * columns
+        for name, (rows, columns) in pack_layout(config).matrices.items()
+        if name.startswith("layers.")
+    )
+    head = config.vocab_size * config.hidden_size / tokens
+    scores_and_values = 2 * config.head_count * config.head_dim
+    return 2 * (matrices + head + scores_and_values * _visible_positions(config, (tokens + 1) / 2))
+
+
+def _visible_positions(config: ModelConfig, context: float) -> float:
+    """Positions read by one token, summed over layers."""
+    return sum(min(context, window) if window else context for window in config.windows)
