@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sampan.cli import models, run
+from sampan.cli import measure, models, run
 from sampan.cli.console import say, show_warnings_as_lines
 from sampan.errors import SampanError
 
@@ -28,6 +28,8 @@ app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)
 app.command("rm")(models.remove)
+app.command("bench")(measure.bench)
+app.command("eval")(measure.evaluate)
 
 
 def _print_version(wanted: bool) -> None:

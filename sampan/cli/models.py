@@ -5,17 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from sampan.cli.arguments import JsonOption, ModelArgument
 from sampan.cli.console import ProgressDisplay, print_json, printable, say, size_text
 from sampan.errors import ModelReferenceError
 from sampan.hub import LocalModel, catalogue, local_model, parse_reference, resolve
-from sampan.hub.reference import FORMS
-
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"A model: {FORMS}.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def pull(model: ModelArgument, as_json: JsonOption = False) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from sampan.api import sampling_options
+from sampan.cli.arguments import KvOption, KvType, ThreadsOption
 from sampan.cli.console import ProgressDisplay, print_json, printable, say
 from sampan.engine.options import OptionNames, SamplingOptions
 from sampan.errors import RequestError
@@ -28,13 +28,6 @@ the default model, SmolLM2-135M-Instruct.
 
 The answer goes to stdout; progress and timings go to stderr.
 """
-
-
-class KvType(StrEnum):
-    """How keys and values are cached."""
-
-    F16 = "f16"
-    INT8 = "int8"
 
 
 def run(
@@ -57,8 +50,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; one per core unless given.")] = None,
-    kv: Annotated[KvType, typer.Option(help="Precision of the KV cache.")] = KvType.F16,
+    threads: ThreadsOption = None,
+    kv: KvOption = KvType.F16,
     raw: Annotated[bool, typer.Option("--raw", help="Continue PROMPT as it is, no chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:

@@ -1,0 +1,24 @@
+"""Arguments that several commands have in common."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from sampan.hub.reference import FORMS
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"A model: {FORMS}.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; one per core unless given.")]
+
+
+class KvType(StrEnum):
+    """How keys and values are cached."""
+
+    F16 = "f16"
+    INT8 = "int8"
+
+
+KvOption = Annotated[KvType, typer.Option(help="Precision of the KV cache.")]
