@@ -50,7 +50,14 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
 
     @kernel
     def score_tile(
-        queries: int, keys: int, scores: int, first_block: int, end_block: int, head_dim: int, integer: int, scales: int
+        queries: int,
+        keys: int,
+        scores: int,
+        first_block: int,
+        end_block: int,
+        head_dim: int,
+        integer: int,
+        scales: int,
     ) -> None:
         """scores[row][position] for blocks of 16 positions [first_block, end_block) of one page's keys."""
         for block in range(first_block, end_block):
@@ -71,7 +78,9 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
                 store_tile(scores + block * 64, CHUNK * 4, height, tile)
 
     @kernel
-    def value_tile(weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int) -> None:
+    def value_tile(
+        weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
+    ) -> None:
         """out[row] += weights[row][position] * values[position] for positions [first, end) of one page."""
         for part in range(head_dim // 16):
             tile = load_tile(height, out + part * 64, (head_dim + STATE_EXTRA) * 4)
@@ -112,7 +121,9 @@ def _softmax_row(scores: int, first: int, end: int, low: int, high: int) -> tupl
         return maximum, np.float32(0)
     shift = splat(maximum)
     for at in range(first, end, 16):
-        weight = keep_lanes(exponential(load_f32(scores + at * 4) - shift), low - at, high - at, np.float32(0))
+        weight = keep_lanes(
+            exponential(load_f32(scores + at * 4) - shift), low - at, high - at, np.float32(0)
+        )
         total = total + weight
         store_f32(scores + at * 4, weight)
     return maximum, reduce_add(total)
@@ -141,7 +152,9 @@ def fold_partial(state: int, partial: int, head_dim: int) -> None:
         at = part * 64
         store_f32(state + at, fma(load_f32(partial + at), add, load_f32(state + at) * keep))
     total = fma(
-        splat(load_scalar_f32(partial + head_dim * 4 + 4)), add, splat(load_scalar_f32(state + head_dim * 4 + 4)) * keep
+        splat(load_scalar_f32(partial + head_dim * 4 + 4)),
+        add,
+        splat(load_scalar_f32(state + head_dim * 4 + 4)) * keep,
     )
     store_scalar_f32(state + head_dim * 4, larger)
     store_scalar_f32(state + head_dim * 4 + 4, reduce_max(total))

@@ -13,7 +13,19 @@ import numpy as np
 
 from sampan.kernels.jit import kernel
 from sampan.kernels.memory import aligned_zeros
-from sampan.kernels.simd import dot_low, finish_low, load_bytes, load_f32, scale_add, start_low, store_tile, vector_max, zero_tile, splat, store_f32
+from sampan.kernels.simd import (
+    dot_low,
+    finish_low,
+    load_bytes,
+    load_f32,
+    scale_add,
+    splat,
+    start_low,
+    store_f32,
+    store_tile,
+    vector_max,
+    zero_tile,
+)
 
 _READ_BYTES = 1 << 29
 _TILE = 4

@@ -81,7 +81,9 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
         return out
 
     @kernel
-    def q4k(block: int, groups: int, x: int, x_stride: int, scales: int, scale_stride: int, plane: int) -> Any:
+    def q4k(
+        block: int, groups: int, x: int, x_stride: int, scales: int, scale_stride: int, plane: int
+    ) -> Any:
         out = zero_tile(height)
         minus_one = splat(np.float32(-1))
         for super_group in range(groups // _Q4K_GROUPS):

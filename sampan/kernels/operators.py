@@ -77,7 +77,15 @@ from sampan.kernels.numerics import gelu_tanh, silu
 from sampan.kernels.quantize import quantize_pair, quantize_row
 from sampan.kernels.rope import rotate, store_key, store_value
 from sampan.kernels.rows import dequantize_row
-from sampan.kernels.simd import load_f32, load_scalar_f32, load_scalar_i64, load_word, splat, store_f32, store_scalar_i64
+from sampan.kernels.simd import (
+    load_f32,
+    load_scalar_f32,
+    load_scalar_i64,
+    load_word,
+    splat,
+    store_f32,
+    store_scalar_i64,
+)
 
 
 @kernel
@@ -169,7 +177,8 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
             segment = op + (SEGMENTS + part // 2 * SEGMENT_WORDS) * 8
             matmul_block(
                 load_word(segment, SEGMENT_FORMAT),
-                load_word(segment, SEGMENT_ADDRESS) + (group * 2 + part % 2) * load_word(segment, SEGMENT_BLOCK_BYTES),
+                load_word(segment, SEGMENT_ADDRESS)
+                + (group * 2 + part % 2) * load_word(segment, SEGMENT_BLOCK_BYTES),
                 load_word(op, COLUMNS) // 32,
                 load_word(op, INPUT_X),
                 load_word(op, INPUT_STRIDE),
@@ -303,7 +312,9 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
     rows = count * group
     start = load_word(span, SPAN_START) + token
     for row in range(rows):
-        source = load_word(op, SOURCE) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(op, SOURCE_STRIDE)
+        source = load_word(op, SOURCE) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(
+            op, SOURCE_STRIDE
+        )
         source += (kv_head * group + row % group) * head_dim * 4
         for part in range(head_dim // 16):
             store_f32(queries + row * head_dim * 4 + part * 64, load_f32(source + part * 64))
@@ -336,7 +347,9 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
                 store_f32(target + at, load_f32(partials + at))
         return
     for row in range(rows):
-        target = load_word(op, TARGET) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(op, TARGET_STRIDE)
+        target = load_word(op, TARGET) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(
+            op, TARGET_STRIDE
+        )
         finish_state(
             states + row * state_bytes, target + (kv_head * group + row % group) * head_dim * 4, head_dim
         )

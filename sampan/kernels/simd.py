@@ -15,7 +15,7 @@ import numba
 
 if numba.config.DISABLE_JIT:
     from sampan.kernels.simd_numpy import *  # noqa: F403
-    from sampan.kernels.simd_numpy import __all__  # noqa: F401
+    from sampan.kernels.simd_numpy import __all__
 else:
     from sampan.kernels.simd_llvm import *  # noqa: F403
     from sampan.kernels.simd_llvm import __all__  # noqa: F401

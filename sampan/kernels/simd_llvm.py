@@ -16,16 +16,72 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic
 
-from sampan.kernels.simd_types import F32, I8, I16, I32, I64, LANES, Tile, Vector, f32x16, i8x64, i16x32, i32x16
+from sampan.kernels.simd_types import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    LANES,
+    Tile,
+    f32x16,
+    i8x64,
+    i16x32,
+    i32x16,
+)
 from sampan.kernels.tiers import TIER
 
 __all__ = [
-    "add_scaled", "atomic_add", "atomic_compare_exchange", "atomic_load", "atomic_store", "cpu_relax", "exponent_of_two",
-    "finish_low", "fma", "fma_broadcast", "high_nibbles", "keep_lanes", "load_bytes", "load_f16", "load_f32",
-    "load_i8", "load_scalar_f32", "load_scalar_f16", "load_scalar_i8", "load_scalar_i32", "load_scalar_i64", "load_scalar_u8", "load_tile", "load_u8", "load_word",
-    "dot_low", "dot_signed", "low_nibbles", "reduce_add", "reduce_max", "round_to_even", "scale_add", "sleep_microseconds",
-    "splat", "start_low", "start_signed", "store_f16", "store_f32", "store_lanes_f16", "store_lanes_i8", "store_rounded_i8", "store_scalar_f32",
-    "store_scalar_i32", "store_scalar_i64", "store_tile", "vector_abs", "vector_max", "vector_min", "yield_thread", "zero_tile",
+    "add_scaled",
+    "atomic_add",
+    "atomic_compare_exchange",
+    "atomic_load",
+    "atomic_store",
+    "cpu_relax",
+    "dot_low",
+    "dot_signed",
+    "exponent_of_two",
+    "finish_low",
+    "fma",
+    "fma_broadcast",
+    "high_nibbles",
+    "keep_lanes",
+    "load_bytes",
+    "load_f16",
+    "load_f32",
+    "load_i8",
+    "load_scalar_f16",
+    "load_scalar_f32",
+    "load_scalar_i8",
+    "load_scalar_i32",
+    "load_scalar_i64",
+    "load_scalar_u8",
+    "load_tile",
+    "load_u8",
+    "load_word",
+    "low_nibbles",
+    "reduce_add",
+    "reduce_max",
+    "round_to_even",
+    "scale_add",
+    "sleep_microseconds",
+    "splat",
+    "start_low",
+    "start_signed",
+    "store_f16",
+    "store_f32",
+    "store_lanes_f16",
+    "store_lanes_i8",
+    "store_rounded_i8",
+    "store_scalar_f32",
+    "store_scalar_i32",
+    "store_scalar_i64",
+    "store_tile",
+    "vector_abs",
+    "vector_max",
+    "vector_min",
+    "yield_thread",
+    "zero_tile",
 ]  # fmt: skip
 
 Emit = Callable[..., Any]
@@ -68,7 +124,9 @@ def _store(builder: ir.IRBuilder, address: ir.Value, value: ir.Value, align: int
 
 
 def _call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [a.type for a in args]), name
+    )
     return builder.call(function, args)
 
 
@@ -134,7 +192,8 @@ def _half_to_float(builder: ir.IRBuilder, bits: ir.Value, count: int) -> ir.Valu
     word = builder.zext(bits, wide)
     magnitude = builder.shl(builder.and_(word, _constant(wide, 0x7FFF)), _constant(wide, 13))
     scaled = builder.fmul(
-        builder.bitcast(magnitude, ir.VectorType(F32, count)), ir.Constant(ir.VectorType(F32, count), [2.0**112] * count)
+        builder.bitcast(magnitude, ir.VectorType(F32, count)),
+        ir.Constant(ir.VectorType(F32, count), [2.0**112] * count),
     )
     sign = builder.shl(builder.and_(word, _constant(wide, 0x8000)), _constant(wide, 16))
     return builder.bitcast(builder.or_(builder.bitcast(scaled, wide), sign), ir.VectorType(F32, count))
@@ -155,13 +214,17 @@ def store_f16(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None
 @_define(f32x16, types.int64)
 def load_u8(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """16 unsigned bytes as float32."""
-    return builder.uitofp(builder.zext(_load(builder, address, ir.VectorType(I8, LANES), 1), i32x16.llvm), f32x16.llvm)
+    return builder.uitofp(
+        builder.zext(_load(builder, address, ir.VectorType(I8, LANES), 1), i32x16.llvm), f32x16.llvm
+    )
 
 
 @_define(f32x16, types.int64)
 def load_i8(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """16 signed bytes as float32."""
-    return builder.sitofp(builder.sext(_load(builder, address, ir.VectorType(I8, LANES), 1), i32x16.llvm), f32x16.llvm)
+    return builder.sitofp(
+        builder.sext(_load(builder, address, ir.VectorType(I8, LANES), 1), i32x16.llvm), f32x16.llvm
+    )
 
 
 @_define(types.void, types.int64, f32x16)
@@ -327,7 +390,9 @@ def exponent_of_two(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.bitcast(builder.shl(whole, _constant(i32x16.llvm, 23)), f32x16.llvm)
 
 
-def _reduce(builder: ir.IRBuilder, value: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
+def _reduce(
+    builder: ir.IRBuilder, value: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
     while value.type.count > 1:
         value = combine(_part(builder, value, 2, 0), _part(builder, value, 2, 1))
     return builder.extract_element(value, ir.Constant(I32, 0))
@@ -400,7 +465,11 @@ def high_nibbles(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _map_tile(
-    builder: ir.IRBuilder, tile: ir.Value, height: int, result: ir.Type, change: Callable[[int, ir.Value], ir.Value]
+    builder: ir.IRBuilder,
+    tile: ir.Value,
+    height: int,
+    result: ir.Type,
+    change: Callable[[int, ir.Value], ir.Value],
 ) -> ir.Value:
     out = ir.Constant(ir.ArrayType(result, height), ir.Undefined)
     for row in range(height):
@@ -461,7 +530,9 @@ def add_scaled(_context: Any, base: Any, tile: Any, factor: Any) -> Any:
         scale = _splat(builder, args[2], LANES)
 
         def change(row: int, old: ir.Value) -> ir.Value:
-            return _call(builder, "llvm.fma.v16f32", f32x16.llvm, builder.extract_value(args[1], row), scale, old)
+            return _call(
+                builder, "llvm.fma.v16f32", f32x16.llvm, builder.extract_value(args[1], row), scale, old
+            )
 
         return _map_tile(builder, args[0], base.height, f32x16.llvm, change)
 
@@ -532,7 +603,12 @@ def _sdot(builder: ir.IRBuilder, acc: ir.Value, weights: ir.Value, signed: ir.Va
     """Arm's sdot: i32 lanes += four s8 x s8 products, in registers of 128 bits."""
     words = ir.VectorType(I32, 4)
     out = [
-        _call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", words, *[_part(builder, v, 4, part) for v in (acc, weights, signed)])
+        _call(
+            builder,
+            "llvm.aarch64.neon.sdot.v4i32.v16i8",
+            words,
+            *[_part(builder, v, 4, part) for v in (acc, weights, signed)],
+        )
         for part in range(4)
     ]
     return _join(builder, out)
@@ -645,7 +721,9 @@ def dot_signed(_context: Any, tile: Any, weights: Any, address: Any, stride: Any
                 for part in range(2):
                     weight = _part(builder, vector, 2, part)
                     # |w| * (x with w's sign) keeps the pair sums of vpmaddubsw within 16 bits: 2 * 128 * 127.
-                    magnitude = _call(builder, "llvm.abs.v32i8", weight.type, weight, ir.Constant(ir.IntType(1), 0))
+                    magnitude = _call(
+                        builder, "llvm.abs.v32i8", weight.type, weight, ir.Constant(ir.IntType(1), 0)
+                    )
                     signed = _call(builder, "llvm.x86.avx2.psign.b", weight.type, quad, weight)
                     halves.append(_madd_ones(builder, _maddubs(builder, magnitude, signed)))
                 return builder.add(old, _join(builder, halves))

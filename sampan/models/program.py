@@ -170,7 +170,9 @@ def _scratch_bytes(config: ModelConfig) -> int:
 
 def _check(config: ModelConfig) -> None:
     if config.head_dim % 16 or any(rope.dimensions > config.head_dim for rope in config.ropes):
-        raise UnsupportedError(f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16")
+        raise UnsupportedError(
+            f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
+        )
 
 
 def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: int, context: int) -> Program:
@@ -263,7 +265,10 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
             k.INTEGER_CACHE: int(cache.kind == "int8"),
             k.WINDOW: config.windows[layer],
         }
-        biases = [vector(f"{attention}.{part}_bias") if config.attention_bias else 0 for part in ("query", "key", "value")]
+        biases = [
+            vector(f"{attention}.{part}_bias") if config.attention_bias else 0
+            for part in ("query", "key", "value")
+        ]
         words = {
             k.EPSILON: float(config.norm_epsilon),
             k.FACTOR: float(config.attention_scale),

@@ -1,0 +1,76 @@
+"""NumPy twins of the kernels: what each must compute, written for reading, in float64 where rounding would blur it.
+
+The tests hold every kernel against its twin, over shapes and tails, in every tier the machine can run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampan.weights.formats import GROUP_SIZE
+
+Array = NDArray[Any]
+
+
+def quantize(values: Array) -> tuple[Array, Array]:
+    """Activations float32 [rows, columns] to int8 codes and float32 scales [rows, columns / 32]."""
+    groups = values.reshape(len(values), -1, GROUP_SIZE).astype(np.float32)
+    largest = np.abs(groups).max(axis=2)
+    with np.errstate(divide="ignore"):
+        factors = np.where(largest > 1e-30, np.float32(127) / largest, np.float32(0)).astype(np.float32)
+    codes = np.rint(np.clip(groups * factors[:, :, None], -127, 127)).astype(np.int8)
+    return codes.reshape(values.shape), (largest * np.float32(1 / 127)).astype(np.float32)
+
+
+def matmul(codes: Array, scales: Array, weights: Array) -> Array:
+    """Quantized activations times float weights [rows, columns]: float64 [tokens, rows]."""
+    x = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), GROUP_SIZE, axis=1)
+    return np.asarray(x @ weights.astype(np.float64).T)
+
+
+def rms_norm(values: Array, weight: Array, epsilon: float) -> Array:
+    """RMS norm over the last axis."""
+    wide = values.astype(np.float64)
+    return np.asarray(wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + epsilon) * weight)
+
+
+def silu(values: Array) -> Array:
+    """x * sigmoid(x)."""
+    wide = values.astype(np.float64)
+    return np.asarray(wide / (1 + np.exp(-wide)))
+
+
+def gelu_tanh(values: Array) -> Array:
+    """The tanh form of GELU."""
+    wide = values.astype(np.float64)
+    return np.asarray(0.5 * wide * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))))
+
+
+def rotate(heads: Array, angles: Array) -> Array:
+    """Rotary embedding of [..., head_dim] by angles [..., rotated / 2], pairs (i, i + rotated / 2)."""
+    half = angles.shape[-1]
+    a, b, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+    cosine, sine = np.cos(angles), np.sin(angles)
+    return np.concatenate([a * cosine - b * sine, b * cosine + a * sine, rest], axis=-1)
+
+
+def attention(queries: Array, keys: Array, values: Array, positions: Array, window: int) -> Array:
+    """Attention of [tokens, heads, head_dim], already scaled, over [length, kv_heads, head_dim].
+
+    A query at position p sees keys max(0, p - window + 1) .. p (window 0: all).
+    """
+    group = queries.shape[1] // keys.shape[1]
+    wide_keys = np.repeat(keys.astype(np.float64), group, axis=1)
+    wide_values = np.repeat(values.astype(np.float64), group, axis=1)
+    scores = np.einsum("thd,khd->thk", queries.astype(np.float64), wide_keys)
+    index = np.arange(len(keys))
+    hidden = index[None, :] > positions[:, None]
+    if window:
+        hidden |= index[None, :] <= positions[:, None] - window
+    scores = np.where(hidden[:, None, :], -np.inf, scores)
+    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+    weights /= weights.sum(axis=2, keepdims=True)
+    return np.einsum("thk,khd->thd", weights, wide_values)

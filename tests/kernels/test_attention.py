@@ -1,0 +1,172 @@
+"""Attention over pages, rotary embedding and the KV cache's stores against their twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
+from sampan.kernels import reference
+from sampan.kernels.attention import CHUNK, STATE_EXTRA, attend_chunk, finish_state, fold_partial, reset_state
+from sampan.kernels.jit import kernel
+from sampan.kernels.rope import rotate, store_key, store_value
+from sampan.kernels.simd import load_word
+from tests.kernels.buffers import aligned, zeros
+
+
+@kernel
+def _fill(
+    keys: int, values: int, pages: int, cache: int, page_bytes: int, length: int, head_dim: int, integer: int
+) -> None:
+    for position in range(length):
+        base = cache + load_word(pages, position // 64) * page_bytes
+        store_key(keys + position * head_dim * 4, base, position % 64, head_dim, integer)
+        store_value(values + position * head_dim * 4, base, position % 64, head_dim, integer)
+
+
+@kernel
+def _attend(
+    queries: int,
+    rows: int,
+    positions: int,
+    window: int,
+    low: int,
+    high: int,
+    pages: int,
+    cache: int,
+    page_bytes: int,
+    head_dim: int,
+    integer: int,
+    scores: int,
+    partials: int,
+    states: int,
+    out: int,
+) -> None:
+    state_bytes = (head_dim + STATE_EXTRA) * 4
+    for row in range(rows):
+        reset_state(states + row * state_bytes, head_dim)
+    for chunk in range(low // CHUNK, (high - 1) // CHUNK + 1):
+        attend_chunk(
+            queries, rows, positions, window, chunk, low, high, pages, cache, page_bytes, head_dim, integer, scores, partials
+        )  # fmt: skip
+        for row in range(rows):
+            fold_partial(states + row * state_bytes, partials + row * state_bytes, head_dim)
+    for row in range(rows):
+        finish_state(states + row * state_bytes, out + row * head_dim * 4, head_dim)
+
+
+class _Cache:
+    """One KV head's pages, filled through the kernels."""
+
+    def __init__(self, random: np.random.Generator, length: int, head_dim: int, kind: KeyValueType) -> None:
+        self.layout = KeyValueLayout(1, 1, head_dim, kind)
+        self.keys = aligned(random.standard_normal((length, head_dim)).astype(np.float32))
+        self.values = aligned(random.standard_normal((length, head_dim)).astype(np.float32))
+        count = -(-length // PAGE_TOKENS)
+        self.pages = aligned(random.permutation(count + 2)[:count].astype(np.int64))
+        # What lies in pages before they are written must not matter.
+        self.memory = aligned(np.full((count + 2) * self.layout.page_bytes, 0x7B, np.uint8))
+        self.head_dim = head_dim
+        self.integer = int(kind == "int8")
+        _fill(
+            self.keys.ctypes.data,
+            self.values.ctypes.data,
+            self.pages.ctypes.data,
+            self.memory.ctypes.data,
+            self.layout.page_bytes,
+            length,
+            head_dim,
+            self.integer,
+        )
+
+    def attend(self, queries: np.ndarray, positions: np.ndarray, window: int) -> np.ndarray:
+        rows, head_dim = queries.shape
+        q = zeros((rows + 16, head_dim), np.float32)
+        q[:rows] = queries
+        where = aligned(positions.astype(np.int64))
+        low = max(int(positions.min()) - window + 1, 0) if window else 0
+        scratch = [
+            zeros((rows + 16, columns), np.float32)
+            for columns in (CHUNK, head_dim + 16, head_dim + 16, head_dim)
+        ]
+        _attend(
+            q.ctypes.data,
+            rows,
+            where.ctypes.data,
+            window,
+            low,
+            int(positions.max()) + 1,
+            self.pages.ctypes.data,
+            self.memory.ctypes.data,
+            self.layout.page_bytes,
+            head_dim,
+            self.integer,
+            *(s.ctypes.data for s in scratch),
+        )
+        return scratch[3][:rows].copy()
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f16", 2e-3), ("int8", 4e-2)])
+@settings(deadline=None, max_examples=10)
+@given(
+    length=st.sampled_from([1, 2, 15, 17, 64, 65, 128, 129, 200, 300]),
+    rows=st.integers(1, 13),
+    head_dim=st.sampled_from([16, 48, 64]),
+    window=st.sampled_from([0, 1, 5, 70, 140]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_attention(
+    kind: KeyValueType, tolerance: float, length: int, rows: int, head_dim: int, window: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    cache = _Cache(random, length, head_dim, kind)
+    positions = np.sort(random.integers(max(0, length - 40), length, rows))
+    queries = random.standard_normal((rows, head_dim)).astype(np.float32) / np.sqrt(head_dim)
+    out = cache.attend(queries, positions, window)
+    twin = reference.attention(
+        queries[:, None], cache.keys[:, None], cache.values[:, None], positions, window
+    )[:, 0]
+    np.testing.assert_allclose(out, twin, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["f16", "int8"])
+def test_a_querys_bits_do_not_depend_on_its_neighbours(kind: KeyValueType) -> None:
+    random = np.random.default_rng(5)
+    cache = _Cache(random, 290, 32, kind)
+    positions = np.arange(255, 289)
+    queries = random.standard_normal((34, 32)).astype(np.float32)
+    for window in (0, 100):
+        together = cache.attend(queries, positions, window)
+        for row in (0, 1, 17, 33):
+            alone = cache.attend(queries[row : row + 1], positions[row : row + 1], window)
+            np.testing.assert_array_equal(alone[0], together[row])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.sampled_from([(16, 16), (64, 64), (48, 32), (80, 80)]), st.integers(0, 2**32 - 1))
+def test_rotary_embedding(shape: tuple[int, int], seed: int) -> None:
+    head_dim, rotated = shape
+    random = np.random.default_rng(seed)
+    head = random.standard_normal(head_dim).astype(np.float32)
+    angles = random.uniform(-50, 50, rotated // 2)
+    cosines, sines = aligned(np.cos(angles).astype(np.float32)), aligned(np.sin(angles).astype(np.float32))
+    out = aligned(head)
+    rotate(out.ctypes.data, cosines.ctypes.data, sines.ctypes.data, rotated // 2)
+    np.testing.assert_allclose(out, reference.rotate(head, angles), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["f16", "int8"])
+def test_keys_and_values_beyond_float16_saturate(kind: KeyValueType) -> None:
+    random = np.random.default_rng(0)
+    cache = _Cache(random, 3, 16, kind)
+    cache.keys[1] = 1e9
+    cache.values[1] = -1e9
+    _fill(
+        cache.keys.ctypes.data, cache.values.ctypes.data, cache.pages.ctypes.data, cache.memory.ctypes.data,
+        cache.layout.page_bytes, 3, 16, cache.integer,
+    )  # fmt: skip
+    out = cache.attend(np.full((1, 16), 1.0, np.float32), np.array([2]), 0)
+    assert np.isfinite(out).all()
+    assert (out < -60000).all()
