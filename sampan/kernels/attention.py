@@ -1,12 +1,13 @@
 """Attention over the paged KV cache, in chunks of keys at absolute positions.
 
-Each query sees its keys in chunks of `CHUNK` positions that start at multiples of `CHUNK`. A chunk gives a partial
-result (maximum, sum of exponentials, weighted values), and partials are folded in the order of the chunks with the
-online softmax of Milakov and Gimelshein 2018 (as FlashAttention does, Dao et al. 2022). Decoding may compute the
-partials on several threads and fold them later, prefill folds as it goes: the arithmetic is the same, so the bits are.
+Each query sees its keys in chunks of `CHUNK` positions that start at multiples of `CHUNK`. A chunk gives a
+partial result (maximum, sum of exponentials, weighted values), and partials are folded in the order of the
+chunks with the online softmax of Milakov and Gimelshein 2018 (as FlashAttention does, Dao et al. 2022).
+Decoding may compute the partials on several threads and fold them later, prefill folds as it goes: the
+arithmetic is the same, so the bits are.
 
-Rows are pairs (query, head) whose heads share one KV head. Per row the scratch holds head_dim floats of query; the
-state of a row is head_dim floats of values, then the maximum, then the sum.
+Rows are pairs (query, head) whose heads share one KV head. Per row the scratch holds head_dim floats of
+query; the state of a row is head_dim floats of values, then the maximum, then the sum.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sampan.kernels.jit import kernel
+from sampan.kernels.layout import PAGE_TOKENS
 from sampan.kernels.numerics import exponential
 from sampan.kernels.simd import (
     fma,
@@ -27,6 +29,7 @@ from sampan.kernels.simd import (
     load_scalar_f32,
     load_scalar_i64,
     load_tile,
+    prefetch,
     reduce_add,
     reduce_max,
     splat,
@@ -39,7 +42,6 @@ from sampan.kernels.simd import (
 from sampan.kernels.tiers import TIER
 
 CHUNK = 128
-PAGE = 64
 # Floats behind a row's values in its state: maximum and sum, padded so that states stay aligned.
 STATE_EXTRA = 16
 _NEGATIVE_INFINITY = np.float32(-np.inf)
@@ -99,15 +101,15 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
     return score_tile, value_tile
 
 
-_HIGH = TIER.query_tiles[0]
+_HIGH = TIER.query_tile
 _score_middle, _value_middle = _make_tile_kernels(4)
 _score_high, _value_high = _make_tile_kernels(_HIGH) if _HIGH > 4 else (_score_middle, _value_middle)
 _score_single, _value_single = _make_tile_kernels(1)
 
 
 @kernel
-def _softmax_row(scores: int, first: int, end: int, low: int, high: int) -> tuple[float, float]:
-    """Turn scores of positions [first, end), multiples of 16, into exponentials; lanes outside [low, high) become 0.
+def _softmax_row(scores: int, first: int, end: int, low: int, high: int) -> tuple[np.float32, np.float32]:
+    """Turn scores of positions [first, end), multiples of 16, into exponentials, 0 outside [low, high).
 
     Returns the maximum and the sum; the maximum is -inf when no position is visible.
     """
@@ -138,7 +140,10 @@ def _scale_weights(weights: int, scales: int, first: int, end: int) -> None:
 
 @kernel
 def fold_partial(state: int, partial: int, head_dim: int) -> None:
-    """Fold one chunk's partial into a row's state; both are laid out as states. A partial that saw nothing is left."""
+    """Fold one chunk's partial into a row's state; both are laid out as states.
+
+    A partial that saw no key leaves the state as it is.
+    """
     other = load_scalar_f32(partial + head_dim * 4)
     if other == _NEGATIVE_INFINITY:
         return
@@ -188,10 +193,11 @@ def attend_chunk(
 ) -> None:
     """Partials of `rows` rows for one chunk of keys.
 
-    `queries`: float32 [rows, head_dim], already scaled; `positions`: int64 [rows]; a row at position p sees keys
-    max(0, p - window + 1) .. p (window 0: all). `low` and `high` bound the keys any row sees. `cache` is the address
-    of the head's part of page 0, `pages` the int64 page numbers of the sequence. `scores`: float32 [rows, CHUNK],
-    scratch; `partials`: float32 [rows, head_dim + STATE_EXTRA]. Scratch has room for a whole tile past the last row.
+    `queries`: float32 [rows, head_dim], already scaled; `positions`: int64 [rows]; a row at position p sees
+    keys max(0, p - window + 1) .. p (window 0: all). `low` and `high` bound the keys any row sees. `cache` is
+    the address of the head's part of page 0, `pages` the int64 page numbers of the sequence. `scores`:
+    float32 [rows, CHUNK], scratch; `partials`: float32 [rows, head_dim + STATE_EXTRA]. Scratch has room for a
+    whole tile past the last row.
     """
     start = chunk * CHUNK
     first = low - start if low > start else 0
@@ -199,21 +205,24 @@ def attend_chunk(
     first16 = first // 16 * 16
     end16 = (end + 15) // 16 * 16
     element = 1 if integer else 2
-    values_offset = PAGE * head_dim * element
+    values_offset = PAGE_TOKENS * head_dim * element
     row = 0
     while row < rows:
         left = rows - row
         height = _HIGH if left > 4 else (4 if left > 1 else 1)
         q = queries + row * head_dim * 4
         s = scores + row * CHUNK * 4
-        for half in range(CHUNK // PAGE):
-            b0 = max(first16 - half * PAGE, 0) // 16
-            b1 = min(end16 - half * PAGE, PAGE) // 16
+        for half in range(CHUNK // PAGE_TOKENS):
+            b0 = max(first16 - half * PAGE_TOKENS, 0) // 16
+            b1 = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS) // 16
             if b1 > b0:
-                page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE) + half) * 8)
+                page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
                 keys = cache + page * page_bytes
                 scales = keys + 2 * values_offset
-                at = s + half * PAGE * 4
+                if row == 0:
+                    for line in range(values_offset // 64):
+                        prefetch(keys + values_offset + line * 64)
+                at = s + half * PAGE_TOKENS * 4
                 if height == 1:
                     _score_single(q, keys, at, b0, b1, head_dim, integer, scales)
                 elif height == 4:
@@ -234,13 +243,13 @@ def attend_chunk(
             for at in range(first16, end16, 16):
                 store_f32(s + at * 4, splat(np.float32(0)))
         elif integer:
-            for half in range(CHUNK // PAGE):
-                a = max(first16 - half * PAGE, 0)
-                b = min(end16 - half * PAGE, PAGE)
+            for half in range(CHUNK // PAGE_TOKENS):
+                a = max(first16 - half * PAGE_TOKENS, 0)
+                b = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS)
                 if b > a:
-                    page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE) + half) * 8)
-                    scales = cache + page * page_bytes + 2 * values_offset + PAGE * 4
-                    _scale_weights(s + half * PAGE * 4, scales, a, b)
+                    page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
+                    scales = cache + page * page_bytes + 2 * values_offset + PAGE_TOKENS * 4
+                    _scale_weights(s + half * PAGE_TOKENS * 4, scales, a, b)
     row = 0
     while row < rows:
         left = rows - row
@@ -250,13 +259,13 @@ def attend_chunk(
         for r in range(height):
             for part in range(head_dim // 16):
                 store_f32(out + r * state_bytes + part * 64, splat(np.float32(0)))
-        for half in range(CHUNK // PAGE):
-            a = max(first - half * PAGE, 0)
-            b = min(end - half * PAGE, PAGE)
+        for half in range(CHUNK // PAGE_TOKENS):
+            a = max(first - half * PAGE_TOKENS, 0)
+            b = min(end - half * PAGE_TOKENS, PAGE_TOKENS)
             if b > a:
-                page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE) + half) * 8)
+                page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
                 values = cache + page * page_bytes + values_offset
-                at = s + half * PAGE * 4
+                at = s + half * PAGE_TOKENS * 4
                 if height == 1:
                     _value_single(at, values, out, a, b, head_dim, integer)
                 elif height == 4:

@@ -1,10 +1,11 @@
 """The interpreter: all threads run a whole Program for one step inside one compiled call each.
 
-Work is handed out dynamically. Ops are phases, numbered without end. The current phase has a word that packs its tag,
-its number of units and the next unit to take; a thread takes some units with one compare-and-exchange and adds them
-to a count when done. Whoever completes the count opens the next phase. So a phase never waits for a thread that holds
-no work: with a busy neighbour on one core, the others carry on, and a thread that comes back finds the current phase
-at once. A packed word of an old phase can never be taken from, because its tag no longer matches.
+Work is handed out dynamically. Ops are phases, numbered without end. The current phase has a word that packs
+its tag, its number of units and the next unit to take; a thread takes some units with one
+compare-and-exchange and adds them to a count when done. Whoever completes the count opens the next phase. So
+a phase never waits for a thread that holds no work: with a busy neighbour on one core, the others carry on,
+and a thread that comes back finds the current phase at once. A packed word of an old phase can never be taken
+from, because its tag no longer matches.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ from sampan.kernels.simd import (
 _UNIT_BITS = 20
 _UNIT_MASK = (1 << _UNIT_BITS) - 1
 _TAG_MASK = (1 << 23) - 1
-# Weight bytes times tiles of tokens that one take of a matmul aims at, and the same in tokens for the small ops.
+# Weight bytes times tiles of tokens that one take of a matmul aims at, and the same in tokens for the small
+# ops.
 _TAKE_BYTES = 98304
 _TAKE_TOKENS = 4
 # How a waiting thread behaves: spin for some microseconds, then let others run, then sleep.
@@ -104,7 +106,7 @@ def largest_take(op: int, step: int) -> int:
     code = load_word(op, OP_CODE)
     if code == ATTENTION:
         return 1
-    if code == MATMUL or code == GATE_UP:
+    if code == MATMUL or code == GATE_UP:  # noqa: SIM109, a tuple would be built at run time
         rows = load_word(step, load_word(op, OP_COUNT_WORD))
         unit = load_word(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 1)
         slice_rows = min(rows, GATE_UP_SLICE if code == GATE_UP else MATMUL_SLICE)
@@ -164,7 +166,8 @@ def _open_next(state: int, phase: int, first_phase: int) -> None:
 def enter(state: int, thread: int) -> int:
     """Thread 0 runs the Program for one step and returns when its last op is complete.
 
-    The other threads help with step after step; they return 1 when told to stop, 0 after some time without a step.
+    The other threads help with step after step; they return 1 when told to stop, 0 after some time without a
+    step.
     """
     scratch = load_word(state, SCRATCH) + thread * load_word(state, SCRATCH_BYTES)
     threads = load_word(state, THREADS)

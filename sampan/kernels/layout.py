@@ -5,7 +5,10 @@ Everything is int64 words; a float parameter lies in the low four bytes of its w
 
 from __future__ import annotations
 
-# --- op codes --------------------------------------------------------------------------------------------------------
+# Positions of one sequence that a page of the KV cache holds; cache/layout.py says how.
+PAGE_TOKENS = 64
+
+# --- op codes -----------------------------------------------------------------------------------------------
 
 EMBED = 0
 NORM_QUANTIZE = 1
@@ -16,7 +19,7 @@ ATTENTION_FINISH = 5
 GATE_UP = 6
 NORM_ADD = 7
 
-# --- fields of an op (word index) ------------------------------------------------------------------------------------
+# --- fields of an op (word index) ---------------------------------------------------------------------------
 
 OP_WORDS = 40
 
@@ -80,7 +83,7 @@ WINDOW = 32
 PARTIALS = 34
 PARTIAL_SLOT_BYTES = 35
 
-# --- the step --------------------------------------------------------------------------------------------------------
+# --- the step -----------------------------------------------------------------------------------------------
 
 STEP_WORDS = 16
 STEP_TOKENS = 0
@@ -100,7 +103,7 @@ SPAN_START = 2
 SPAN_PAGES = 3
 SPAN_SLOT = 4
 
-# --- the scheduler ---------------------------------------------------------------------------------------------------
+# --- the scheduler ------------------------------------------------------------------------------------------
 # Words that different threads write lie 128 bytes apart, so that they never share a cache line.
 
 PHASE = 0
@@ -118,7 +121,8 @@ RING_WORDS = 32
 RING_DONE = 16
 SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
 
-# Tokens that one unit of a matmul or of gate+up covers: bounds the scratch and gives many threads enough units.
+# Tokens that one unit of a matmul or of gate+up covers: bounds the scratch and gives many threads enough
+# units.
 MATMUL_SLICE = 128
 GATE_UP_SLICE = 64
 # Rows (query, head) that one unit of attention covers.

@@ -1,4 +1,4 @@
-"""The machine's limits, measured by two bare loops: reading memory, and int8 dot products on data in the L1 cache.
+"""The machine's limits, measured by two bare loops: reading memory, and int8 dot products on cached data.
 
 Every figure that Sampan reports about its own speed is a share of one of these, measured in the same run.
 """
@@ -36,7 +36,7 @@ _OPS_PER_DOT = 4 * 16 * _TILE * 2
 
 @kernel
 def read_loop(start: int, end: int, sink: int) -> None:
-    """Read every byte of [start, end), a multiple of 256 long, and keep a maximum so that no load can be dropped."""
+    """Read every byte of [start, end), a multiple of 256 long; the maximum at `sink` keeps every load."""
     a = splat(np.float32(0))
     b = splat(np.float32(0))
     c = splat(np.float32(0))
@@ -51,7 +51,7 @@ def read_loop(start: int, end: int, sink: int) -> None:
 
 @kernel
 def dot_loop(weights: int, x: int, scales: int, sink: int, rounds: int) -> None:
-    """`rounds` groups of `_DOT_STEPS` dot products for a tile of tokens; all operands stay in the L1 cache."""
+    """`rounds` groups of `_DOT_STEPS` dot products for a tile of tokens, on operands in the L1 cache."""
     out = zero_tile(_TILE)
     for i in range(rounds):
         acc = start_low(_TILE)

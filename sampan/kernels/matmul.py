@@ -1,9 +1,9 @@
 """Quantized matrix products: 16 rows of weights against a tile of tokens, for every format of the pack.
 
-One micro-kernel per format and tile height serves both shapes of matmul. With few tokens the weights stream through
-once and the memory is the limit; with many, a block of 16 rows stays in the L1 cache while tile after tile of tokens
-passes over it, and the dot-product units are the limit. A row's result is the sum over its groups in their order, in
-every tile height: batch and threads cannot change a bit.
+One micro-kernel per format and tile height serves both shapes of matmul. With few tokens the weights stream
+through once and the memory is the limit; with many, a block of 16 rows stays in the L1 cache while tile after
+tile of tokens passes over it, and the dot-product units are the limit. A row's result is the sum over its
+groups in their order, in every tile height: batch and threads cannot change a bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.kernels.jit import kernel
+from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.simd import (
     add_scaled,
     dot_low,
@@ -26,6 +26,7 @@ from sampan.kernels.simd import (
     load_tile,
     load_u8,
     low_nibbles,
+    prefetch,
     scale_add,
     splat,
     start_low,
@@ -40,14 +41,24 @@ _Q4_CODE, _Q8_CODE, _Q4K_CODE = Q4.code, Q8.code, Q4K.code
 _Q4_RECORD, _Q8_RECORD, _Q4K_RECORD = Q4.record_bytes, Q8.record_bytes, Q4K.record_bytes
 _Q4K_GROUPS = Q4K.group_columns // GROUP_SIZE
 
+# How far ahead a single token's pass asks for weights: a page, where the CPU's own prefetcher stops.
+_FETCH_DISTANCE = 4096
+
 TileKernel = Callable[..., Any]
+
+
+@inlined_kernel
+def _fetch_ahead(record: int, size: int) -> None:
+    """Ask for the cache lines of the weights one page further on."""
+    for line in range((size + 63) // 64):
+        prefetch(record + _FETCH_DISTANCE + line * 64)
 
 
 def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
     """The micro-kernels for one tile height, in the order q4, q8, q4k.
 
-    Each takes the address of a block of 16 rows, its number of groups of 32 inputs, and the quantized tokens: int8
-    `x` at `x_stride`; float32 scales at `scales`, scale times sum at `scales + plane` and int32 sums at
+    Each takes the address of a block of 16 rows, its number of groups of 32 inputs, and the quantized tokens:
+    int8 `x` at `x_stride`; float32 scales at `scales`, scale times sum at `scales + plane` and int32 sums at
     `scales + 2 * plane`, all at `scale_stride`. The result is a tile [height][16 rows] of float32.
     """
 
@@ -57,6 +68,8 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
         for group in range(groups):
             record = block + group * _Q4_RECORD
             at = x + group * GROUP_SIZE
+            if height == 1:
+                _fetch_ahead(record, _Q4_RECORD)
             acc = start_low(height)
             for pair in range(4):
                 packed = load_bytes(record + pair * 64)
@@ -74,6 +87,8 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
             record = block + group * _Q8_RECORD
             at = x + group * GROUP_SIZE
             factor = scales + group * 4
+            if height == 1:
+                _fetch_ahead(record, _Q8_RECORD)
             acc = start_signed(height, factor + 2 * plane, scale_stride)
             for quad in range(8):
                 acc = dot_signed(acc, load_bytes(record + quad * 64), at + quad * 4, x_stride)
@@ -94,6 +109,8 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
                 group = super_group * _Q4K_GROUPS + part
                 nibbles = record + 320 + part * 256
                 at = x + group * GROUP_SIZE
+                if height == 1:
+                    _fetch_ahead(nibbles, _Q4K_RECORD // _Q4K_GROUPS)
                 acc = start_low(height)
                 for pair in range(4):
                     packed = load_bytes(nibbles + pair * 64)
@@ -108,13 +125,11 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
     return q4, q8, q4k
 
 
-def _make_pass(height: int) -> TileKernel:
-    """One tile height's pass: pick the format, multiply, store the first `count` tokens."""
-    q4, q8, q4k = _make_tiles(height)
+def _make_store(multiply: TileKernel, height: int) -> TileKernel:
+    """Multiply one tile of tokens and store its first `count` rows."""
 
     @kernel
     def tile_pass(
-        code: int,
         block: int,
         groups: int,
         x: int,
@@ -128,22 +143,64 @@ def _make_pass(height: int) -> TileKernel:
         factor: float,
         accumulate: int,
     ) -> None:
-        if code == _Q4_CODE:
-            tile = q4(block, groups, x, x_stride, scales, scale_stride, plane)
-        elif code == _Q8_CODE:
-            tile = q8(block, groups, x, x_stride, scales, scale_stride, plane)
-        else:
-            tile = q4k(block, groups, x, x_stride, scales, scale_stride, plane)
+        tile = multiply(block, groups, x, x_stride, scales, scale_stride, plane)
         base = load_tile(height, out, out_stride) if accumulate else zero_tile(height)
         store_tile(out, out_stride, count, add_scaled(base, tile, factor))
 
     return tile_pass
 
 
-_HIGH = TIER.token_tiles[0]
-_middle_pass = _make_pass(4)
-_high_pass = _make_pass(_HIGH) if _HIGH > 4 else _middle_pass
-_single_pass = _make_pass(1)
+def _make_walk(index: int, tall: int) -> TileKernel:
+    """All tokens of a range for one format: tall tiles, then tiles of 4, then single tokens.
+
+    `index`: the format's place in `_make_tiles`; `tall`: the tallest tile. Buffers have room for a whole tile
+    past their last token, so a tile of 4 may serve 2 or 3.
+    """
+    single_pass = _make_store(_make_tiles(1)[index], 1)
+    middle_pass = _make_store(_make_tiles(4)[index], 4)
+    tall_pass = _make_store(_make_tiles(tall)[index], tall) if tall > 4 else middle_pass
+
+    @kernel
+    def walk(
+        block: int,
+        groups: int,
+        x: int,
+        x_stride: int,
+        scales: int,
+        scale_stride: int,
+        plane: int,
+        first: int,
+        end: int,
+        out: int,
+        out_stride: int,
+        factor: float,
+        accumulate: int,
+    ) -> None:
+        token = first
+        while end - token > 4:
+            tall_pass(
+                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
+                out + token * out_stride, out_stride, end - token, factor, accumulate,
+            )  # fmt: skip
+            token += tall
+        if end - token > 1:
+            middle_pass(
+                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
+                out + token * out_stride, out_stride, end - token, factor, accumulate,
+            )  # fmt: skip
+            token += 4
+        if end > token:
+            single_pass(
+                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
+                out + token * out_stride, out_stride, 1, factor, accumulate,
+            )  # fmt: skip
+
+    return walk
+
+
+_walk_q4 = _make_walk(0, TIER.low_token_tile)
+_walk_q8 = _make_walk(1, TIER.signed_token_tile)
+_walk_q4k = _make_walk(2, TIER.low_token_tile)
 
 
 @kernel
@@ -165,23 +222,18 @@ def matmul_block(
 ) -> None:
     """16 output rows for tokens [first, end): out[t] = factor * (W x[t]) (+ out[t] when `accumulate`).
 
-    `out` is the address of the 16 floats of token 0; buffers have room for a whole tile past their last token.
+    `code`: the matrix format; `block`: the address of its 16 rows, `groups` groups of 32 inputs long; the
+    tokens as `_make_tiles` takes them; `out`: the address of the 16 floats of token 0, rows at `out_stride`.
     """
-    token = first
-    while end - token > 4 and _HIGH > 4:
-        _high_pass(
-            code, block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
-            out + token * out_stride, out_stride, end - token, factor, accumulate,
+    if code == _Q4_CODE:
+        _walk_q4(
+            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor, accumulate
         )  # fmt: skip
-        token += _HIGH
-    while end - token > 1:
-        _middle_pass(
-            code, block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
-            out + token * out_stride, out_stride, end - token, factor, accumulate,
+    elif code == _Q8_CODE:
+        _walk_q8(
+            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor, accumulate
         )  # fmt: skip
-        token += 4
-    if end > token:
-        _single_pass(
-            code, block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
-            out + token * out_stride, out_stride, 1, factor, accumulate,
+    else:
+        _walk_q4k(
+            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor, accumulate
         )  # fmt: skip

@@ -13,7 +13,7 @@ from sampan.weights.formats import GROUP_SIZE
 
 
 @kernel
-def inverse_rms(source: int, count: int, epsilon: float) -> float:
+def inverse_rms(source: int, count: int, epsilon: np.float32) -> np.float32:
     """1 / sqrt(mean(v^2) + epsilon) over `count` floats, a multiple of 16."""
     squares = splat(np.float32(0))
     for i in range(count // 16):
@@ -23,7 +23,7 @@ def inverse_rms(source: int, count: int, epsilon: float) -> float:
 
 
 @kernel
-def norm_row(source: int, weight: int, target: int, count: int, epsilon: float) -> None:
+def norm_row(source: int, weight: int, target: int, count: int, epsilon: np.float32) -> None:
     """target = rms_norm(source) * weight; target may be source."""
     factor = splat(inverse_rms(source, count, epsilon))
     for i in range(count // 16):
@@ -31,7 +31,9 @@ def norm_row(source: int, weight: int, target: int, count: int, epsilon: float) 
 
 
 @kernel
-def norm_add_row(source: int, weight: int, target: int, count: int, epsilon: float, scale: float) -> None:
+def norm_add_row(
+    source: int, weight: int, target: int, count: int, epsilon: np.float32, scale: np.float32
+) -> None:
     """target += scale * rms_norm(source) * weight."""
     factor = splat(inverse_rms(source, count, epsilon))
     for i in range(count // 16):
@@ -41,7 +43,7 @@ def norm_add_row(source: int, weight: int, target: int, count: int, epsilon: flo
 
 @kernel
 def norm_quantize_row(
-    source: int, weight: int, columns: int, epsilon: float, x: int, scales: int, plane: int
+    source: int, weight: int, columns: int, epsilon: np.float32, x: int, scales: int, plane: int
 ) -> None:
     """Quantize rms_norm(source) * weight to int8 in one pass over the normed values."""
     factor = splat(inverse_rms(source, columns, epsilon))

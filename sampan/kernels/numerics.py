@@ -46,6 +46,6 @@ def silu(x: Any) -> Any:
 
 @kernel
 def gelu_tanh(x: Any) -> Any:
-    """The tanh form of GELU (Hendrycks and Gimpel 2016), as x * sigmoid(2 * sqrt(2/pi) * (x + 0.044715 x^3))."""
+    """The tanh form of GELU (Hendrycks and Gimpel 2016): x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))."""
     inner = fma(x * x * x, splat(np.float32(0.044715)), x) * splat(np.float32(-1.5957691216057308))
     return x / (splat(np.float32(1)) + exponential(inner))

@@ -1,4 +1,7 @@
-"""What each op of a Program does with a range of its units. One function per op code; see layout.py for the fields."""
+"""What each op of a Program does with a range of its units: one function per op code.
+
+layout.py lists the fields that they read.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ from sampan.kernels.layout import (
     MATMUL_SLICE,
     OP_COUNT_WORD,
     PAGE_BYTES,
+    PAGE_TOKENS,
     PARTIAL_SLOT_BYTES,
     PARTIALS,
     QUANTIZED_PLANE,
@@ -135,7 +139,10 @@ def norm_add(op: int, first: int, end: int) -> None:
 
 @kernel
 def matmul(op: int, step: int, first: int, end: int) -> None:
-    """Quantized matrix product. Unit: 16 rows of a matrix times a slice of the tokens, slices of a block together."""
+    """Quantized matrix product. Unit: 16 rows of a matrix times a slice of the tokens.
+
+    The slices of a block follow each other, so that its weights are still in the cache.
+    """
     tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + MATMUL_SLICE - 1) // MATMUL_SLICE
     for unit in range(first, end):
@@ -217,7 +224,7 @@ def _add_bias(row: int, bias: int, count: int) -> None:
 
 @kernel
 def rope_store(op: int, step: int, first: int, end: int) -> None:
-    """Biases, QK norm, rotary embedding; queries scaled in place, keys and values into the cache. Unit: a token."""
+    """Biases, QK norm, rotary embedding; queries scaled in place, keys and values cached. Unit: a token."""
     heads = load_word(op, HEADS)
     kv_heads = load_word(op, KV_HEADS)
     head_dim = load_word(op, HEAD_DIM)
@@ -250,8 +257,8 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
                 norm_row(at, load_word(op, KEY_NORM), at, head_dim, epsilon)
             rotate(at, cosines, sines, half)
             base = load_word(op, CACHE) + page * load_word(op, PAGE_BYTES) + head * load_word(op, HEAD_BYTES)
-            store_key(at, base, position % 64, head_dim, integer)
-            store_value(values + head * head_dim * 4, base, position % 64, head_dim, integer)
+            store_key(at, base, position % PAGE_TOKENS, head_dim, integer)
+            store_value(values + head * head_dim * 4, base, position % PAGE_TOKENS, head_dim, integer)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Activations to int8: groups of 32 along the input, each with a scale, and the sums that the matmuls need."""
+"""Activations to int8: groups of 32 along the input, each with a scale and the sums that matmuls need."""
 
 from __future__ import annotations
 

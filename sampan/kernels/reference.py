@@ -1,4 +1,4 @@
-"""NumPy twins of the kernels: what each must compute, written for reading, in float64 where rounding would blur it.
+"""NumPy twins of the kernels: what each must compute, written for reading, in float64 where it matters.
 
 The tests hold every kernel against its twin, over shapes and tails, in every tier the machine can run.
 """
@@ -73,4 +73,4 @@ def attention(queries: Array, keys: Array, values: Array, positions: Array, wind
     scores = np.where(hidden[:, None, :], -np.inf, scores)
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)
-    return np.einsum("thk,khd->thd", weights, wide_values)
+    return np.asarray(np.einsum("thk,khd->thd", weights, wide_values))

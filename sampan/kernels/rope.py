@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021) on half-split heads, and keys and values into the cache's pages."""
+"""Rotary position embedding (Su et al. 2021) on half-split heads; keys and values into the cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sampan.kernels.jit import kernel
+from sampan.kernels.layout import PAGE_TOKENS
 from sampan.kernels.simd import (
     load_f32,
     load_scalar_f32,
@@ -23,7 +24,6 @@ from sampan.kernels.simd import (
     vector_min,
 )
 
-_PAGE = 64
 _FLOAT16_MAX = np.float32(65504)
 
 
@@ -48,7 +48,7 @@ def rotate(head: int, cosines: int, sines: int, half: int) -> None:
 
 
 @kernel
-def _largest(source: int, count: int) -> float:
+def _largest(source: int, count: int) -> np.float32:
     largest = splat(np.float32(0))
     for i in range(count // 16):
         largest = vector_max(vector_abs(load_f32(source + i * 64)), largest)
@@ -56,12 +56,12 @@ def _largest(source: int, count: int) -> float:
 
 
 @kernel
-def _int8_factor(largest: float) -> float:
+def _int8_factor(largest: np.float32) -> np.float32:
     return np.float32(127.0) / largest if largest > np.float32(1e-30) else np.float32(0)
 
 
 @kernel
-def _clamp(value: Any, limit: float) -> Any:
+def _clamp(value: Any, limit: np.float32) -> Any:
     return vector_max(vector_min(value, splat(limit)), splat(-limit))
 
 
@@ -76,7 +76,7 @@ def store_key(source: int, base: int, slot: int, head_dim: int, integer: int) ->
         keys = base + block * head_dim * 16 + lane
         for i in range(head_dim // 16):
             store_lanes_i8(keys + i * 256, 16, _clamp(load_f32(source + i * 64) * factor, np.float32(127)))
-        store_scalar_f32(base + 2 * _PAGE * head_dim + slot * 4, largest * np.float32(1.0 / 127.0))
+        store_scalar_f32(base + 2 * PAGE_TOKENS * head_dim + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
         keys = base + block * head_dim * 32 + lane * 2
         for i in range(head_dim // 16):
@@ -89,12 +89,12 @@ def store_value(source: int, base: int, slot: int, head_dim: int, integer: int) 
     if integer:
         largest = _largest(source, head_dim)
         factor = splat(_int8_factor(largest))
-        values = base + _PAGE * head_dim + slot * head_dim
+        values = base + PAGE_TOKENS * head_dim + slot * head_dim
         for i in range(head_dim // 16):
             store_rounded_i8(values + i * 16, _clamp(load_f32(source + i * 64) * factor, np.float32(127)))
-        scales = base + 2 * _PAGE * head_dim + _PAGE * 4
+        scales = base + 2 * PAGE_TOKENS * head_dim + PAGE_TOKENS * 4
         store_scalar_f32(scales + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
-        values = base + _PAGE * head_dim * 2 + slot * head_dim * 2
+        values = base + PAGE_TOKENS * head_dim * 2 + slot * head_dim * 2
         for i in range(head_dim // 16):
             store_f16(values + i * 32, _clamp(load_f32(source + i * 64), _FLOAT16_MAX))

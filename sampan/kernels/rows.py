@@ -21,7 +21,7 @@ def _nibble(nibbles: int, lane: int, column: int) -> int:
 
 
 @kernel
-def dequantize_row(code: int, matrix: int, columns: int, row: int, target: int, factor: float) -> None:
+def dequantize_row(code: int, matrix: int, columns: int, row: int, target: int, factor: np.float32) -> None:
     """Row `row` of a packed [*, columns] matrix to float32 at `target`, times `factor`."""
     lane = row % 16
     if code == _Q4_CODE:

@@ -1,7 +1,7 @@
 """The SIMD vocabulary as Numba intrinsics; see simd.py. Only the int8 dot products differ between tiers.
 
-Arithmetic is plain IEEE: no fast-math flags, fused multiply-adds only where a kernel says `fma`. That is what makes
-the same request give the same bits in every tile height and on any number of threads.
+Arithmetic is plain IEEE: no fast-math flags, fused multiply-adds only where a kernel says `fma`. That is what
+makes the same request give the same bits in every tile height and on any number of threads.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ __all__ = [
     "load_u8",
     "load_word",
     "low_nibbles",
+    "prefetch",
     "reduce_add",
     "reduce_max",
     "round_to_even",
@@ -161,13 +162,24 @@ def _advance(builder: ir.IRBuilder, address: ir.Value, stride: ir.Value, row: in
     return address if row == 0 else builder.add(address, builder.mul(stride, ir.Constant(I64, row)))
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------------------
 
 
 @_define(i8x64, types.int64)
 def load_bytes(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """64 bytes, aligned to 32."""
     return _load(builder, address, i8x64.llvm, 32)
+
+
+@_define(types.void, types.int64)
+def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Begin to fetch the cache line at address; any address is allowed."""
+    pointer = _pointer(builder, address, I8)
+    name = "llvm.prefetch.p0"
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    # For reading, keep in all cache levels, data.
+    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
 
 
 @_define(f32x16, types.int64)
@@ -183,8 +195,11 @@ def store_f32(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None
 
 
 def _half_to_float(builder: ir.IRBuilder, bits: ir.Value, count: int) -> ir.Value:
-    """float16 bits to float32. Without the instruction: shift into place and let a multiply fix the exponent bias,
-    which is exact for zero, subnormal and normal numbers (infinities and NaN never reach a kernel)."""
+    """float16 bits to float32.
+
+    Without the instruction: shift into place and let a multiply fix the exponent bias, which is exact for
+    zero, subnormal and normal numbers (infinities and NaN never reach a kernel).
+    """
     if TIER.hardware_float16:
         half = builder.bitcast(bits, ir.VectorType(ir.HalfType(), count))
         return builder.fpext(half, ir.VectorType(F32, count))
@@ -207,7 +222,7 @@ def load_f16(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 @_define(types.void, types.int64, f32x16)
 def store_f16(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
-    """Round 16 floats to float16 (to nearest even) and store them, aligned to 2. Finite values up to 65504 only."""
+    """Round 16 floats, finite and up to 65504, to float16 (to nearest even) and store them, aligned to 2."""
     _store(builder, address, _float_to_half_bits(builder, value), 2)
 
 
@@ -337,7 +352,7 @@ def store_scalar_i64(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) 
     _store(builder, address, value, 8)
 
 
-# --- float vectors ---------------------------------------------------------------------------------------------------
+# --- float vectors ------------------------------------------------------------------------------------------
 
 
 @_define(f32x16, types.float32)
@@ -426,7 +441,7 @@ def keep_lanes(
 
 def _register_operator(function: Any, instruction: str) -> None:
     @infer_global(function)
-    class _VectorOperator(AbstractTemplate):  # type: ignore[misc]
+    class _VectorOperator(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if not kws and len(args) == 2 and args[0] == f32x16 and args[1] == f32x16:
                 return signature(f32x16, f32x16, f32x16)
@@ -446,7 +461,7 @@ for _function, _instruction in (
     _register_operator(_function, _instruction)
 
 
-# --- weight vectors --------------------------------------------------------------------------------------------------
+# --- weight vectors -----------------------------------------------------------------------------------------
 
 
 @_define(i8x64, i8x64)
@@ -461,7 +476,7 @@ def high_nibbles(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.lshr(value, _constant(i8x64.llvm, 4))
 
 
-# --- tiles -----------------------------------------------------------------------------------------------------------
+# --- tiles --------------------------------------------------------------------------------------------------
 
 
 def _map_tile(
@@ -571,11 +586,11 @@ def store_tile(_context: Any, address: Any, stride: Any, count: Any, tile: Any) 
     return types.void(types.int64, types.int64, types.int64, tile), codegen
 
 
-# --- int8 dot products -----------------------------------------------------------------------------------------------
+# --- int8 dot products --------------------------------------------------------------------------------------
 #
-# `low`: weights in 0..15. `signed`: weights in -127..127. Activations are int8 in -127..127, 4 inputs per lane.
-# `start_*` begins a group of 32 inputs, `dot_*` adds 4 inputs for each token, `finish_low` gives the int32 sums.
-# With vpmaddubsw, 16-bit sums of one group cannot overflow: 8 quads * 2 * 15 * 127 = 30,480.
+# `low`: weights in 0..15. `signed`: weights in -128..127. Activations are int8 in -127..127, 4 inputs per
+# lane. `start_*` begins a group of 32 inputs, `dot_*` adds 4 inputs for each token, `finish_low` gives the
+# int32 sums. With vpmaddubsw, 16-bit sums of one group cannot overflow: 8 quads * 2 * 15 * 127 = 30,480.
 
 _LOW_ACCUMULATOR = i16x32 if TIER.dot == "maddubs" else i32x16
 
@@ -645,7 +660,7 @@ def start_low(_context: Any, height: Any) -> Any:
 
 @intrinsic
 def dot_low(_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
-    """Lane r of row t += sum over 4 inputs of weights[r] * (int8 at address + t * stride); weights in 0..15."""
+    """Lane r of row t += sum over 4 inputs of weights[r] * (int8 at address + t * stride); 4-bit weights."""
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         rows, vector, base, step = args
@@ -685,7 +700,7 @@ def finish_low(_context: Any, tile: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def start_signed(_context: Any, height: Any, sums: Any, stride: Any) -> Any:
-    """An accumulator for signed weights; `sums` holds each token's int32 sum of its 32 activations, at stride.
+    """An accumulator for signed weights; `sums`: each token's int32 sum of its 32 activations, at stride.
 
     vpdpbusd takes unsigned weights, so they are shifted by 128 there and 128 * sum is taken away here.
     """
@@ -706,7 +721,7 @@ def start_signed(_context: Any, height: Any, sums: Any, stride: Any) -> Any:
 
 @intrinsic
 def dot_signed(_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
-    """Lane r of row t += sum over 4 inputs of weights[r] * (int8 at address + t * stride); weights are int8."""
+    """Lane r of row t += sum over 4 inputs of weights[r] * (int8 at address + t * stride); int8 weights."""
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         rows, vector, base, step = args
@@ -737,7 +752,7 @@ def dot_signed(_context: Any, tile: Any, weights: Any, address: Any, stride: Any
     return tile(tile, weights, types.int64, types.int64), codegen
 
 
-# --- threads ---------------------------------------------------------------------------------------------------------
+# --- threads ------------------------------------------------------------------------------------------------
 
 
 @_define(types.int64, types.int64, types.int64)

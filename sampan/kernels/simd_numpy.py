@@ -1,12 +1,13 @@
 """The SIMD vocabulary in NumPy, for `NUMBA_DISABLE_JIT=1`; see simd.py. Slow, exact, and open to a debugger.
 
-Memory is reached through the same addresses as in compiled code. One thread runs everything, so the atomic
-operations are plain ones.
+Memory is reached through the same addresses as in compiled code. The functions are the twins of those in
+simd_llvm.py, which say what each does. A lock makes the atomic operations atomic among Python's threads.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from typing import Any
 
@@ -16,16 +17,62 @@ from numpy.typing import NDArray
 from sampan.kernels.simd_types import LANES
 
 __all__ = [
-    "add_scaled", "atomic_add", "atomic_compare_exchange", "atomic_load", "atomic_store", "cpu_relax", "dot_low", "dot_signed",
-    "exponent_of_two", "finish_low", "fma", "fma_broadcast", "high_nibbles", "keep_lanes", "load_bytes", "load_f16",
-    "load_f32", "load_i8", "load_scalar_f16", "load_scalar_f32", "load_scalar_i8", "load_scalar_i32", "load_scalar_i64",
-    "load_scalar_u8", "load_tile", "load_u8", "load_word", "low_nibbles", "reduce_add", "reduce_max", "round_to_even", "scale_add",
-    "sleep_microseconds", "splat", "start_low", "start_signed", "store_f16", "store_f32", "store_lanes_f16", "store_lanes_i8", "store_rounded_i8",
-    "store_scalar_f32", "store_scalar_i32", "store_scalar_i64", "store_tile", "vector_abs", "vector_max", "vector_min",
-    "yield_thread", "zero_tile",
+    "add_scaled",
+    "atomic_add",
+    "atomic_compare_exchange",
+    "atomic_load",
+    "atomic_store",
+    "cpu_relax",
+    "dot_low",
+    "dot_signed",
+    "exponent_of_two",
+    "finish_low",
+    "fma",
+    "fma_broadcast",
+    "high_nibbles",
+    "keep_lanes",
+    "load_bytes",
+    "load_f16",
+    "load_f32",
+    "load_i8",
+    "load_scalar_f16",
+    "load_scalar_f32",
+    "load_scalar_i8",
+    "load_scalar_i32",
+    "load_scalar_i64",
+    "load_scalar_u8",
+    "load_tile",
+    "load_u8",
+    "load_word",
+    "low_nibbles",
+    "prefetch",
+    "reduce_add",
+    "reduce_max",
+    "round_to_even",
+    "scale_add",
+    "sleep_microseconds",
+    "splat",
+    "start_low",
+    "start_signed",
+    "store_f16",
+    "store_f32",
+    "store_lanes_f16",
+    "store_lanes_i8",
+    "store_rounded_i8",
+    "store_scalar_f32",
+    "store_scalar_i32",
+    "store_scalar_i64",
+    "store_tile",
+    "vector_abs",
+    "vector_max",
+    "vector_min",
+    "yield_thread",
+    "zero_tile",
 ]  # fmt: skip
 
 Array = NDArray[Any]
+
+_atomic = threading.Lock()
 
 
 def _view(address: int, dtype: Any, count: int) -> Array:
@@ -39,6 +86,10 @@ def _rows(address: int, stride: int, height: int, dtype: Any, count: int) -> Arr
 
 def load_bytes(address: int) -> Array:
     return _view(address, np.uint8, 4 * LANES).copy()
+
+
+def prefetch(address: int) -> None:
+    """Nothing to fetch."""
 
 
 def load_f32(address: int) -> Array:
@@ -107,11 +158,11 @@ def load_scalar_i8(address: int) -> int:
     return int(_view(address, np.int8, 1)[0])
 
 
-def store_scalar_f32(address: int, value: float) -> None:
+def store_scalar_f32(address: int, value: np.float32) -> None:
     _view(address, np.float32, 1)[0] = value
 
 
-def store_scalar_i32(address: int, value: int) -> None:
+def store_scalar_i32(address: int, value: int | np.int64) -> None:
     _view(address, np.int32, 1)[0] = value
 
 
@@ -119,7 +170,7 @@ def store_scalar_i64(address: int, value: int) -> None:
     _view(address, np.int64, 1)[0] = value
 
 
-def splat(value: float) -> Array:
+def splat(value: np.float32) -> Array:
     return np.full(LANES, value, np.float32)
 
 
@@ -162,7 +213,7 @@ def reduce_max(value: Array) -> np.float32:
     return _halve(value, np.maximum)
 
 
-def keep_lanes(value: Array, first: int, end: int, other: float) -> Array:
+def keep_lanes(value: Array, first: int, end: int, other: np.float32) -> Array:
     lanes = np.arange(LANES)
     return np.where((lanes >= first) & (lanes < end), value, np.float32(other))
 
@@ -187,7 +238,7 @@ def scale_add(tile: Array, sums: Array, vector: Array, address: int, stride: int
     return fma(sums.astype(np.float32), vector * _rows(address, stride, len(tile), np.float32, 1), tile)
 
 
-def add_scaled(base: Array, tile: Array, factor: float) -> Array:
+def add_scaled(base: Array, tile: Array, factor: np.float32) -> Array:
     return fma(tile, np.full(tile.shape, factor, np.float32), base)
 
 
@@ -226,8 +277,9 @@ def dot_signed(tile: Array, weights: Array, address: int, stride: int) -> Array:
 
 
 def atomic_add(address: int, value: int) -> int:
-    before = load_scalar_i64(address)
-    store_scalar_i64(address, before + value)
+    with _atomic:
+        before = load_scalar_i64(address)
+        store_scalar_i64(address, before + value)
     return before
 
 
@@ -240,9 +292,10 @@ def atomic_store(address: int, value: int) -> None:
 
 
 def atomic_compare_exchange(address: int, expected: int, value: int) -> bool:
-    found = load_scalar_i64(address) == expected
-    if found:
-        store_scalar_i64(address, value)
+    with _atomic:
+        found = load_scalar_i64(address) == expected
+        if found:
+            store_scalar_i64(address, value)
     return found
 
 

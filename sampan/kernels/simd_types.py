@@ -19,7 +19,7 @@ F32 = ir.FloatType()
 _ELEMENTS: dict[str, ir.Type] = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """A SIMD vector of `count` elements; `element` is i8, i16, i32 or f32."""
 
     def __init__(self, element: str, count: int) -> None:
@@ -33,7 +33,7 @@ class Vector(types.Type):  # type: ignore[misc]
         return ir.VectorType(_ELEMENTS[self.element], self.count)
 
 
-class Tile(types.Type):  # type: ignore[misc]
+class Tile(types.Type):
     """`height` vectors in registers: an LLVM array, which LLVM takes apart into single registers."""
 
     def __init__(self, vector: Vector, height: int) -> None:
@@ -49,7 +49,7 @@ class Tile(types.Type):  # type: ignore[misc]
 
 @register_model(Vector)
 @register_model(Tile)
-class _RegisterModel(models.PrimitiveModel):  # type: ignore[misc]
+class _RegisterModel(models.PrimitiveModel):
     """The value itself is the LLVM vector or array."""
 
     def __init__(self, manager: Any, numba_type: Vector | Tile) -> None:

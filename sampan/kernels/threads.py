@@ -25,7 +25,8 @@ Entry = Callable[[int, int], int]
 class ThreadPool:
     """Runs a Program's steps on `threads` threads, the caller's among them.
 
-    The caller of `step` is thread 0. Workers poll for the next step for some milliseconds after each, then park.
+    The caller of `step` is thread 0. Workers poll for the next step for some milliseconds after each, then
+    park.
     """
 
     def __init__(

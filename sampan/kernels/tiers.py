@@ -1,9 +1,9 @@
 """Which instruction set the kernels are compiled for.
 
-The tier follows the CPU features that Numba compiles with, so that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` let
-one machine run the tiers below its own. Every kernel is written once over vectors of 16 lanes (one lane per row of
-a weight block); LLVM splits them into the registers the CPU has. A tier only decides how int8 products are summed
-and how many tokens share a pass over the weights.
+The tier follows the CPU features that Numba compiles with, so that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES`
+let one machine run the tiers below its own. Every kernel is written once over vectors of 16 lanes (one lane
+per row of a weight block); LLVM splits them into the registers the CPU has. A tier only decides how int8
+products are summed and how many tokens share a pass over the weights.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ DotKind = Literal["vnni512", "vnni256", "maddubs", "sdot", "portable"]
 class Tier:
     """An instruction set as the kernels see it.
 
-    `token_tiles` and `query_tiles` are the tile heights that get a kernel of their own, largest first; both end in 1.
+    The tallest tiles of tokens for weights of 4 bits and of 8 bits, and of queries in attention: as many as the
+    registers carry. Tiles of 4 and of 1 exist in every tier.
     """
 
     name: str
     dot: DotKind
-    token_tiles: tuple[int, ...]
-    query_tiles: tuple[int, ...]
+    low_token_tile: int
+    signed_token_tile: int
+    query_tile: int
     hardware_float16: bool
 
 
-AVX512_VNNI = Tier("avx512-vnni", "vnni512", (12, 4, 1), (8, 4, 1), True)
-AVX_VNNI = Tier("avx-vnni", "vnni256", (4, 1), (4, 1), True)
-AVX2 = Tier("avx2", "maddubs", (4, 1), (4, 1), True)
-NEON_DOTPROD = Tier("neon-dotprod", "sdot", (4, 1), (4, 1), True)
-GENERIC = Tier("generic", "portable", (4, 1), (4, 1), False)
+AVX512_VNNI = Tier("avx512-vnni", "vnni512", 12, 12, 8, True)
+AVX_VNNI = Tier("avx-vnni", "vnni256", 4, 4, 4, True)
+AVX2 = Tier("avx2", "maddubs", 8, 4, 4, True)
+NEON_DOTPROD = Tier("neon-dotprod", "sdot", 4, 4, 4, True)
+GENERIC = Tier("generic", "portable", 4, 4, 4, False)
 
 TIERS = {tier.name: tier for tier in (AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOTPROD, GENERIC)}
 
