@@ -27,7 +27,7 @@ class FormatError(SampanError):
 
 
 class UnsupportedError(SampanError):
-    """A valid file that needs something Sampan does not have: an architecture, a tensor type, a config key."""
+    """A valid file that needs what Sampan does not have: an architecture, a tensor type, a config key."""
 
 
 class StorageError(SampanError):

@@ -1,12 +1,13 @@
 """How keys and values lie in the pages of the KV cache.
 
-A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers: layer by layer, within a layer KV
-head by KV head. One head's part of a page, for float16:
+A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers: layer by layer, within a
+layer KV head by KV head. One head's part of a page, for float16:
 
 - keys: 4 blocks of 16 positions; block [head_dim][16 positions], so that a SIMD lane owns a position;
 - values: [64 positions][head_dim].
 
-For int8 the same arrays hold int8, and behind them lie two float32 scales per position, 64 for keys, 64 for values.
+For int8 the same arrays hold int8, and behind them lie two float32 scales per position, 64 for keys, 64 for
+values.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-PAGE_TOKENS = 64
+from sampan.kernels.layout import PAGE_TOKENS
+
+__all__ = ["PAGE_TOKENS", "KeyValueLayout", "KeyValueType"]
+
 KeyValueType = Literal["f16", "int8"]
 
 

@@ -24,8 +24,8 @@ MAX_BATCH_TOKENS = 512
 class Runner:
     """Runs steps of a packed model; implements `ModelRunner`.
 
-    Not safe for use by several threads at once. `context`: most tokens of a sequence; `page_count`: pages of the KV
-    cache; `kernel_folder`: where compiled kernels are kept.
+    Not safe for use by several threads at once. `context`: most tokens of a sequence; `page_count`: pages of
+    the KV cache; `kernel_folder`: where compiled kernels are kept.
     """
 
     page_tokens = PAGE_TOKENS
@@ -56,9 +56,11 @@ class Runner:
         )
 
     def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
-        """Logits float32 [outputs wanted, vocab_size], spans in order; owned by the runner, valid until the next call.
+        """Run the spans in one step, writing their keys and values to their pages.
 
-        The spans hold at most `max_batch_tokens` tokens in all.
+        Returns the logits wanted, float32 [outputs, vocab_size], in the order of the spans; they belong to
+        the runner and are valid until the next call. The spans hold at most `max_batch_tokens` tokens in all
+        and no position from `context` on.
         """
         step = self._program.step
         tokens = outputs = slots = 0

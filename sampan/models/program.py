@@ -1,7 +1,7 @@
 """A model as data: the flat list of ops that the interpreter runs for every step.
 
-`build_program` turns a configuration and the addresses of a pack into a table of int64 words (kernels/layout.py). All
-buffers are allocated once, for the largest step; ops hold their addresses.
+`build_program` turns a configuration and the addresses of a pack into a table of int64 words
+(kernels/layout.py). All buffers are allocated once, for the largest step; ops hold their addresses.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sampan.models.config import ModelConfig
 from sampan.weights.formats import BLOCK_ROWS, GROUP_SIZE
 from sampan.weights.pack import MatrixInfo, Pack
 
-# Sequences whose attention over one new token is split over threads by chunks of keys. With more sequences than
-# this there are units enough without splitting.
+# Sequences whose attention over one new token is split over threads by chunks of keys. With more sequences
+# than this there are units enough without splitting.
 PARTIAL_SLOTS = 8
 
 
@@ -61,7 +61,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """Ops int64 [count, OP_WORDS], the step they read, the logits they write, and all memory they point into."""
+    """What the interpreter runs, and everything it touches.
+
+    `ops`: int64 [count, OP_WORDS]; `step`: the inputs they read; `logits`: float32 [rows, vocabulary rounded
+    up to a block], which they write; `scratch_bytes`: what each thread needs for itself; `memory`: keeps
+    alive all that the ops point into.
+    """
 
     ops: NDArray[np.int64]
     step: Step
@@ -178,8 +183,8 @@ def _check(config: ModelConfig) -> None:
 def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: int, context: int) -> Program:
     """The Program of a dense decoder (pre-norm, GQA, gated MLP; Gemma 3's sandwich norms) over a pack.
 
-    `rows`: most tokens in one step; `cache_address`: page 0 of the KV cache; `context`: most tokens of a sequence.
-    UnsupportedError when the head size does not fit the kernels.
+    `rows`: most tokens in one step; `cache_address`: page 0 of the KV cache; `context`: most tokens of a
+    sequence. UnsupportedError when the head size does not fit the kernels.
     """
     config = pack.config
     _check(config)

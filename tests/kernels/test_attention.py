@@ -21,9 +21,9 @@ def _fill(
     keys: int, values: int, pages: int, cache: int, page_bytes: int, length: int, head_dim: int, integer: int
 ) -> None:
     for position in range(length):
-        base = cache + load_word(pages, position // 64) * page_bytes
-        store_key(keys + position * head_dim * 4, base, position % 64, head_dim, integer)
-        store_value(values + position * head_dim * 4, base, position % 64, head_dim, integer)
+        base = cache + load_word(pages, position // PAGE_TOKENS) * page_bytes
+        store_key(keys + position * head_dim * 4, base, position % PAGE_TOKENS, head_dim, integer)
+        store_value(values + position * head_dim * 4, base, position % PAGE_TOKENS, head_dim, integer)
 
 
 @kernel
@@ -49,7 +49,8 @@ def _attend(
         reset_state(states + row * state_bytes, head_dim)
     for chunk in range(low // CHUNK, (high - 1) // CHUNK + 1):
         attend_chunk(
-            queries, rows, positions, window, chunk, low, high, pages, cache, page_bytes, head_dim, integer, scores, partials
+            queries, rows, positions, window, chunk, low, high, pages, cache, page_bytes, head_dim, integer,
+            scores, partials,
         )  # fmt: skip
         for row in range(rows):
             fold_partial(states + row * state_bytes, partials + row * state_bytes, head_dim)
