@@ -140,7 +140,7 @@ def _make_store(multiply: TileKernel, height: int) -> TileKernel:
         out: int,
         out_stride: int,
         count: int,
-        factor: float,
+        factor: np.float32,
         accumulate: int,
     ) -> None:
         tile = multiply(block, groups, x, x_stride, scales, scale_stride, plane)
@@ -173,26 +173,26 @@ def _make_walk(index: int, tall: int) -> TileKernel:
         end: int,
         out: int,
         out_stride: int,
-        factor: float,
+        factor: np.float32,
         accumulate: int,
     ) -> None:
         token = first
         while end - token > 4:
             tall_pass(
-                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
-                out + token * out_stride, out_stride, end - token, factor, accumulate,
+                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride,
+                plane, out + token * out_stride, out_stride, end - token, factor, accumulate,
             )  # fmt: skip
             token += tall
         if end - token > 1:
             middle_pass(
-                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
-                out + token * out_stride, out_stride, end - token, factor, accumulate,
+                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride,
+                plane, out + token * out_stride, out_stride, end - token, factor, accumulate,
             )  # fmt: skip
             token += 4
         if end > token:
             single_pass(
-                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride, plane,
-                out + token * out_stride, out_stride, 1, factor, accumulate,
+                block, groups, x + token * x_stride, x_stride, scales + token * scale_stride, scale_stride,
+                plane, out + token * out_stride, out_stride, 1, factor, accumulate,
             )  # fmt: skip
 
     return walk
@@ -217,7 +217,7 @@ def matmul_block(
     end: int,
     out: int,
     out_stride: int,
-    factor: float,
+    factor: np.float32,
     accumulate: int,
 ) -> None:
     """16 output rows for tokens [first, end): out[t] = factor * (W x[t]) (+ out[t] when `accumulate`).
@@ -227,13 +227,16 @@ def matmul_block(
     """
     if code == _Q4_CODE:
         _walk_q4(
-            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor, accumulate
+            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor,
+            accumulate,
         )  # fmt: skip
     elif code == _Q8_CODE:
         _walk_q8(
-            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor, accumulate
+            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor,
+            accumulate,
         )  # fmt: skip
     else:
         _walk_q4k(
-            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor, accumulate
+            block, groups, x, x_stride, scales, scale_stride, plane, first, end, out, out_stride, factor,
+            accumulate,
         )  # fmt: skip

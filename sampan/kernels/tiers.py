@@ -22,8 +22,8 @@ DotKind = Literal["vnni512", "vnni256", "maddubs", "sdot", "portable"]
 class Tier:
     """An instruction set as the kernels see it.
 
-    The tallest tiles of tokens for weights of 4 bits and of 8 bits, and of queries in attention: as many as the
-    registers carry. Tiles of 4 and of 1 exist in every tier.
+    The tallest tiles of tokens for weights of 4 bits and of 8 bits, and of queries in attention: as many as
+    the registers carry. Tiles of 4 and of 1 exist in every tier.
     """
 
     name: str
