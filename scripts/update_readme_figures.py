@@ -1,0 +1,277 @@
+"""Write the speed section of README.md and README.zh.md from the results in bench/results, and nothing else.
+
+    python scripts/update_readme_figures.py [--check]
+
+A result is the output of one command, stored under bench/results by what made it:
+
+    python bench/peers.py --json > bench/results/NAME.peers.json
+    sampan bench MODEL --json > bench/results/NAME.bench.json
+    sampan eval MODEL --against float32 --text bench/text/mixed.txt --json > bench/results/NAME.eval.json
+
+`--check` writes nothing and fails when a README does not say what the results say.
+"""
+
+# ruff: noqa: RUF001 - Chinese punctuation is meant
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Language:
+    """The words around the figures."""
+
+    readme: str
+    nothing_yet: str
+    peers: str
+    missing: str
+    busy: str
+    bench: str
+    measure: str
+    rate: str
+    share: str
+    read_limit: str
+    dot_limit: str
+    limits: str
+    start: str
+    evaluation: str
+    decode: str
+    prefill: str
+    streams: str
+
+
+ENGLISH = Language(
+    readme="README.md",
+    nothing_yet=(
+        "No result has been recorded yet. `python bench/peers.py --json` makes one; "
+        "see [measuring](docs/measuring.md)."
+    ),
+    peers=(
+        "{model} on {cpu}, {threads} threads, tier {tier}. All engines read the same file and took turns "
+        "in one run; tokens per second, and in brackets how many times as fast Sampan is."
+    ),
+    missing="{engine} is missing: {reason}.",
+    busy="{row}, one core busy",
+    bench="`sampan bench`, {name} on {cpu}, {threads} threads, tier {tier}:",
+    measure="measure",
+    rate="tokens per second",
+    share="share of the machine's limit",
+    read_limit="{share} of memory bandwidth",
+    dot_limit="{share} of int8 operations",
+    limits="Limits in the same run: {read} GB/s read, {dots} int8 GOPS.",
+    start="A start takes {first} s to the first token; at most {memory} MB of memory were used.",
+    evaluation=(
+        "`sampan eval`, {model} against {against}, {tokens} tokens: KL divergence {mean} on average, "
+        "{p99} at 99%, {p99_9} at 99.9%; the same likeliest token {same_top}; perplexity {ours}, "
+        "the reference {theirs}."
+    ),
+    decode="decode after {0} tokens",
+    prefill="prefill of {0} tokens",
+    streams="{0} streams, in all",
+)
+
+CHINESE = Language(
+    readme="README.zh.md",
+    nothing_yet=(
+        "还没有记录任何结果。`python bench/peers.py --json` 可以测出一份，见[测量](docs/measuring.md)。"
+    ),
+    peers=(
+        "{model}，{cpu}，{threads} 个线程，指令集层级 {tier}。各引擎读同一个文件，在同一次运行中轮流测量；"
+        "单位为每秒 token 数，括号内是 Sampan 的倍数。"
+    ),
+    missing="没有 {engine}：{reason}。",
+    busy="{row}，另有一个核被占满",
+    bench="`sampan bench`，{name}，{cpu}，{threads} 个线程，指令集层级 {tier}：",
+    measure="项目",
+    rate="每秒 token 数",
+    share="占机器极限的比例",
+    read_limit="内存带宽的 {share}",
+    dot_limit="int8 运算的 {share}",
+    limits="同一次运行测得的极限：读内存 {read} GB/s，int8 {dots} GOPS。",
+    start="启动后 {first} 秒得到第一个 token；内存最多用了 {memory} MB。",
+    evaluation=(
+        "`sampan eval`，{model} 对照 {against}，{tokens} 个 token：KL 散度平均 {mean}，99% 分位 {p99}，"
+        "99.9% 分位 {p99_9}；最可能的 token 相同的比例 {same_top}；困惑度 {ours}，参照为 {theirs}。"
+    ),
+    decode="{0} 个 token 之后解码",
+    prefill="预填 {0} 个 token",
+    streams="{0} 路并发合计",
+)
+
+LANGUAGES = (ENGLISH, CHINESE)
+# The measures of bench/peers.py, and the field that has words for them.
+ROWS = {
+    r"decode after (\d+)": "decode",
+    r"prefill of (\d+)": "prefill",
+    r"(\d+) streams, in all": "streams",
+}
+BUSY = ", a core busy"
+
+
+def section(results: Sequence[Path], language: Language) -> str:
+    """What a README says between its marks, from result files in the order given."""
+    parts = [
+        write(json.loads(path.read_text(encoding="utf-8")), path.name.partition(".")[0], language)
+        for kind, write in _WRITERS.items()
+        for path in results
+        if path.name.endswith(f".{kind}.json")
+    ]
+    return "\n\n".join(parts) or language.nothing_yet
+
+
+def result_files(folder: Path = RESULTS) -> list[Path]:
+    """The results, by name. ValueError for a file whose name does not say what it is."""
+    files = sorted(folder.glob("*.json"))
+    for path in files:
+        if path.name.split(".")[-2] not in _WRITERS:
+            kinds = ", ".join(f"NAME.{kind}.json" for kind in _WRITERS)
+            raise ValueError(f"{path} is none of {kinds}")
+    return files
+
+
+def with_section(readme: str, text: str) -> str:
+    """`readme` with `text` between its marks. ValueError unless it has them once each, in order."""
+    pattern = re.compile(f"{re.escape(START)}\n.*?{re.escape(END)}", re.DOTALL)
+    if readme.count(START) != 1 or readme.count(END) != 1 or not pattern.search(readme):
+        raise ValueError(f"a README needs one line {START} and one line {END} after it")
+    return pattern.sub(lambda _: f"{START}\n{text}\n{END}", readme)
+
+
+def _peers(report: Report, _name: str, language: Language) -> str:
+    machine, engines = report["machine"], report["engines"]
+    lines = [
+        language.peers.format(
+            model=report["model"],
+            cpu=machine["cpu"],
+            threads=machine["threads"],
+            tier=engines["sampan"]["tier"],
+        ),
+        "",
+        _table_row([language.measure, *(f"{name} {about['version']}" for name, about in engines.items())]),
+        _table_rule(1 + len(engines)),
+    ]
+    for row, rates in report["tok_s"].items():
+        cells = [_row_name(row, language)]
+        for name in engines:
+            ratio = f" ({report['ratio'][row][name]:.1f}x)" if name != "sampan" else ""
+            cells.append(_number(rates[name]) + ratio)
+        lines.append(_table_row(cells))
+    for name, reason in report["missing"].items():
+        lines += ["", language.missing.format(engine=name, reason=str(reason).rstrip("."))]
+    return "\n".join(lines)
+
+
+def _bench(report: Report, name: str, language: Language) -> str:
+    machine, prefill, start = report["machine"], report["prefill"], report["start"]
+    rows = [
+        (language.decode.format(row["context"]), row["tok_s"], language.read_limit, row["roofline"])
+        for row in report["decode"]
+    ]
+    rows.append(
+        (
+            language.prefill.format(prefill["tokens"]),
+            prefill["tok_s"],
+            language.dot_limit,
+            prefill["roofline"],
+        )
+    )
+    lines = [
+        language.bench.format(name=name, **{key: machine[key] for key in ("cpu", "threads", "tier")}),
+        "",
+        _table_row([language.measure, language.rate, language.share]),
+        _table_rule(3),
+        *(_table_row([what, _number(rate), limit.format(share=f"{x:.0%}")]) for what, rate, limit, x in rows),
+        *(
+            _table_row([language.streams.format(row["streams"]), _number(row["tok_s"]), ""])
+            for row in report["batch"]
+        ),
+        "",
+        language.limits.format(read=_number(machine["read_gb_s"]), dots=_number(machine["int8_gops"])),
+        language.start.format(
+            first=f"{start['first_token_s']:.2f}", memory=f"{report['peak_rss_bytes'] / 1e6:.0f}"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _evaluation(report: Report, _name: str, language: Language) -> str:
+    kl, perplexity = report["kl"], report["perplexity"]
+    return language.evaluation.format(
+        model=report["model"],
+        against=report["against"],
+        tokens=report["tokens"],
+        mean=f"{kl['mean']:.5f}",
+        p99=f"{kl['p99']:.5f}",
+        p99_9=f"{kl['p99_9']:.5f}",
+        same_top=f"{report['same_top']:.2%}",
+        ours=f"{perplexity['model']:.3f}",
+        theirs=f"{perplexity['against']:.3f}",
+    )
+
+
+_WRITERS: dict[str, Callable[[Report, str, Language], str]] = {
+    "peers": _peers,
+    "bench": _bench,
+    "eval": _evaluation,
+}
+
+
+def _row_name(row: str, language: Language) -> str:
+    busy = row.endswith(BUSY)
+    for pattern, field in ROWS.items():
+        match = re.fullmatch(pattern, row.removesuffix(BUSY))
+        if match is not None:
+            name = str(getattr(language, field)).format(*match.groups())
+            return language.busy.format(row=name) if busy else name
+    raise ValueError(f"bench/peers.py has a measure {row!r} that this script has no words for")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _table_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table_rule(columns: int) -> str:
+    return "|" + "---|" * columns
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a README is stale")
+    check = parser.parse_args().check
+    results = result_files()
+    stale = 0
+    for language in LANGUAGES:
+        path = ROOT / language.readme
+        before = path.read_text(encoding="utf-8")
+        after = with_section(before, section(results, language))
+        if before == after:
+            continue
+        stale += 1
+        if check:
+            print(f"{path.name} does not say what bench/results says", file=sys.stderr)
+        else:
+            path.write_text(after, encoding="utf-8")
+            print(f"wrote {path.name} from {len(results)} results")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
