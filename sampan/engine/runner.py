@@ -45,6 +45,8 @@ class Runner:
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_batch_tokens = max_batch_tokens
+        self._context = context
+        self._page_count = page_count
         layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
@@ -59,8 +61,8 @@ class Runner:
         """Run the spans in one step, writing their keys and values to their pages.
 
         Returns the logits wanted, float32 [outputs, vocab_size], in the order of the spans; they belong to
-        the runner and are valid until the next call. The spans hold at most `max_batch_tokens` tokens in all
-        and no position from `context` on.
+        the runner and are valid until the next call. ValueError for more than `max_batch_tokens` tokens in
+        all, and for a token, position or page that does not exist: the kernels do not check addresses.
         """
         step = self._program.step
         tokens = outputs = slots = 0
@@ -68,6 +70,8 @@ class Runner:
         for index, span in enumerate(spans):
             count = len(span.tokens)
             end = tokens + count
+            if end > self.max_batch_tokens or span.start < 0 or span.start + count > self._context:
+                raise ValueError(f"{count} tokens from position {span.start} on do not fit this step")
             positions = step.positions[tokens:end]
             positions[:] = np.arange(span.start, span.start + count)
             pages = np.ascontiguousarray(span.pages, np.int64)
@@ -87,6 +91,8 @@ class Runner:
             step.output_rows[outputs : outputs + wanted] = np.arange(end - wanted, end)
             outputs += wanted
             tokens = end
+        _check_below(step.ids[:tokens], self.vocab_size, "tokens")
+        _check_below(step.pages[:tokens], self._page_count, "pages")
         step.words[k.STEP_TOKENS] = tokens
         step.words[k.STEP_OUTPUTS] = outputs
         step.words[k.STEP_SPANS] = len(spans)
@@ -100,3 +106,9 @@ class Runner:
     def close(self) -> None:
         """Stop the threads."""
         self._pool.close()
+
+
+def _check_below(values: NDArray[np.int64], limit: int, what: str) -> None:
+    # As unsigned numbers, negative ones are large.
+    if values.view(np.uint64).max(initial=0) >= limit:
+        raise ValueError(f"{what} must lie in 0..{limit - 1}")

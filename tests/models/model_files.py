@@ -33,6 +33,12 @@ def hub_tokenizer() -> Tokenizer:
     return gguf_tokenizer(fields, "model.gguf")[0]
 
 
+def golden(case: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """A golden case's tokens, and the logits that transformers gives for them."""
+    with np.load(GOLDEN / case / "golden.npz") as data:
+        return data["tokens"], data["logits"]
+
+
 def golden_config(case: str) -> dict[str, Any]:
     """A golden folder's config.json."""
     values: dict[str, Any] = json.loads((GOLDEN / case / "config.json").read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_files import CASES, GOLDEN, copy_with_config, golden_config, golden_gguf, hub_tokenizer
+from model_files import CASES, GOLDEN, copy_with_config, golden, golden_config, golden_gguf, hub_tokenizer
 
 from sampan.convert.convert import convert
 from sampan.errors import RequestError
@@ -16,11 +16,6 @@ from sampan.models.registry import resolve_config
 from sampan.models.rope import inverse_frequencies
 from sampan.weights.detect import open_source
 from sampan.weights.pack import Pack
-
-
-def golden(case: str) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(GOLDEN / case / "golden.npz") as data:
-        return data["tokens"], data["logits"]
 
 
 @pytest.mark.parametrize("case", CASES)

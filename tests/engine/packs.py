@@ -1,0 +1,74 @@
+"""Packs for the runner's tests: golden checkpoints in 8 bits, and random ones large enough for every path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sampan.convert.convert import convert
+from sampan.models.config import ModelConfig, RopeConfig
+from tests.models.model_files import copy_with_config, golden_config, hub_tokenizer
+
+# Vocabularies that do not fill their last block of rows, windows that end within a page, shared KV heads.
+PLAIN = ModelConfig(
+    family="llama",
+    vocab_size=331,
+    hidden_size=256,
+    layer_count=2,
+    head_count=4,
+    kv_head_count=2,
+    head_dim=64,
+    intermediate_size=512,
+    context_length=512,
+    norm_epsilon=1e-5,
+    ropes=(RopeConfig(10_000.0, 64),),
+    layer_ropes=(0, 0),
+    windows=(0, 100),
+    attention_scale=64**-0.5,
+    tied_embeddings=True,
+)
+# Everything a family can ask for at once, and half a rotation that is no multiple of 16.
+RICH = replace(
+    PLAIN,
+    family="gemma3",
+    kv_head_count=1,
+    head_dim=48,
+    intermediate_size=288,
+    ropes=(RopeConfig(10_000.0, 48), RopeConfig(1_000_000.0, 48, "linear", 8.0)),
+    layer_ropes=(1, 0),
+    windows=(70, 0),
+    attention_scale=48**-0.5,
+    activation="gelu_tanh",
+    qk_norm=True,
+    attention_bias=True,
+    sandwich_norms=True,
+    embedding_scale=16.0,
+    residual_scale=0.7,
+    logit_scale=0.5,
+    tied_embeddings=False,
+)
+
+
+def golden_pack(case: str, folder: Path) -> Path:
+    """A golden checkpoint as a pack in `folder`."""
+    source = copy_with_config(case, folder / case, golden_config(case))
+    (source / "tokenizer.json").write_text(hub_tokenizer().to_str())
+    convert(source, folder / f"{case}.pack")
+    return folder / f"{case}.pack"
+
+
+def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square error as a share of the standard deviation of what is expected."""
+    difference = logits.astype(np.float64) - expected
+    return float(np.sqrt(np.mean(difference**2)) / expected.std())
+
+
+def divergence(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Mean KL divergence in nats of the distributions that rows of logits give."""
+    ours, theirs = (
+        rows - np.logaddexp.reduce(rows.astype(np.float64), axis=1, keepdims=True)
+        for rows in (logits, expected)
+    )
+    return float(np.mean(np.sum(np.exp(theirs) * (theirs - ours), axis=1)))
