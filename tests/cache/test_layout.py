@@ -1,0 +1,76 @@
+"""Sizes and offsets of the paged cache, and that the kernels put keys and values where the layout says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout
+from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.rope import store_key, store_value
+
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 16), st.integers(1, 16).map(lambda n: n * 16))
+
+
+@pytest.mark.parametrize(
+    ("layout", "token_bytes", "page_bytes"),
+    [
+        # SmolLM2-135M, worked out by hand: 30 layers * 3 heads * 64 * (key and value) * 2 bytes.
+        (KeyValueLayout(30, 3, 64, "f16"), 23_040, 1_474_560),
+        # In int8 half of that, and two float32 scales per head: 30 * 3 * (64 * 2 + 2 * 4).
+        (KeyValueLayout(30, 3, 64, "int8"), 12_240, 783_360),
+        (KeyValueLayout(1, 1, 16, "f16"), 64, 4_096),
+    ],
+    ids=["smollm2-f16", "smollm2-int8", "smallest"],
+)
+def test_sizes(layout: KeyValueLayout, token_bytes: int, page_bytes: int) -> None:
+    assert layout.token_bytes == token_bytes
+    assert layout.page_bytes == page_bytes
+
+
+@given(SHAPES)
+def test_a_page_is_filled_without_gaps(shape: tuple[int, int, int]) -> None:
+    layers, kv_heads, head_dim = shape
+    for kind, element, extra in (("f16", 2, 0), ("int8", 1, 8)):
+        layout = KeyValueLayout(*shape, kind)
+        array = PAGE_TOKENS * head_dim * element
+        assert layout.element_bytes == element
+        assert layout.values_offset == array
+        assert layout.scales_offset == 2 * array
+        assert layout.head_bytes == 2 * array + PAGE_TOKENS * extra
+        assert layout.layer_bytes == kv_heads * layout.head_bytes
+        assert layout.page_bytes == layers * layout.layer_bytes == PAGE_TOKENS * layout.token_bytes
+        # Vectors of 64 bytes stay within a cache line.
+        assert layout.head_bytes % 64 == 0
+
+
+@pytest.mark.parametrize("kind", ["f16", "int8"])
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, PAGE_TOKENS - 1), st.sampled_from([16, 48, 64]), st.integers(0, 2**32 - 1))
+def test_kernels_store_where_the_layout_says(kind: str, slot: int, head_dim: int, seed: int) -> None:
+    """One position's key and value, read back by NumPy; nothing else in the head's part changes."""
+    layout = KeyValueLayout(1, 1, head_dim, "int8" if kind == "int8" else "f16")
+    vectors = np.random.default_rng(seed).standard_normal((2, head_dim)).astype(np.float32)
+    memory = aligned_zeros(layout.page_bytes)
+    memory[:] = 0x55
+    element = np.dtype(np.int8 if kind == "int8" else np.float16)
+    integer = int(kind == "int8")
+    store_key(vectors.ctypes.data, memory.ctypes.data, slot, head_dim, integer)
+    store_value(vectors[1:].ctypes.data, memory.ctypes.data, slot, head_dim, integer)
+
+    keys = memory[: layout.values_offset].view(element).reshape(PAGE_TOKENS // 16, head_dim, 16)
+    values = memory[layout.values_offset : layout.scales_offset].view(element).reshape(PAGE_TOKENS, head_dim)
+    stored = [keys[slot // 16, :, slot % 16], values[slot]]
+    if integer:
+        scales = memory[layout.scales_offset :].view(np.float32).reshape(2, PAGE_TOKENS)
+        largest = np.abs(vectors).max(axis=1)
+        np.testing.assert_allclose(scales[:, slot], largest / 127, rtol=1e-6)
+        np.testing.assert_array_equal(stored, np.rint(vectors * (np.float32(127) / largest)[:, None]))
+        scales[:, slot] = np.frombuffer(b"\x55" * 4, np.float32)
+    else:
+        np.testing.assert_array_equal(stored, vectors.astype(np.float16))
+    for place in stored:
+        place[:] = np.frombuffer(b"\x55" * element.itemsize, element)
+    assert (memory == 0x55).all()

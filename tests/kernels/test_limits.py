@@ -1,0 +1,69 @@
+"""The bare loops do all the work they are credited with."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+
+from sampan.kernels import limits
+from tests.kernels.buffers import aligned, zeros
+
+compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="rates of the NumPy emulation mean nothing and take hours"
+)
+
+
+def test_the_read_loop_reads_every_float() -> None:
+    """Wherever the largest value lies, its lane of the result shows it."""
+    memory = zeros((192,), np.float32)
+    for at in range(memory.size):
+        memory[:] = 0
+        memory[at] = 1
+        sink = zeros((16,), np.float32)
+        limits.read_loop(memory.ctypes.data, memory.ctypes.data + memory.nbytes, sink.ctypes.data)
+        assert sink.tolist() == [float(lane == at % 16) for lane in range(16)]
+
+
+def test_the_dot_loop_computes_every_product() -> None:
+    random = np.random.default_rng(0)
+    weights = aligned(random.integers(0, 16, (8, 8, 16, 4), dtype=np.uint8))
+    x = aligned(random.integers(-127, 128, (4, 8, 4), dtype=np.int8))
+    scales = aligned(np.array([1, 2, 4, 8], np.float32))
+    sink = zeros((4, 16), np.float32)
+    rounds = 11
+    limits.dot_loop(weights.ctypes.data, x.ctypes.data, scales.ctypes.data, sink.ctypes.data, rounds)
+    order = weights[np.arange(rounds) % 8].astype(np.int64)
+    expected = np.einsum("gsri,tsi->tr", order, x.astype(np.int64)) * scales[:, None]
+    np.testing.assert_array_equal(sink, expected)
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_read_bandwidth(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plausible figure, for loops that cover all of the buffer, of which no two pages are the same memory."""
+    size = 1 << 22
+    monkeypatch.setattr(limits, "_READ_BYTES", size)
+    monkeypatch.setattr(limits, "_read_buffer", None)
+    loop, ranges = limits.read_loop, set()
+
+    def recorded(start: int, end: int, sink: int) -> None:
+        ranges.add((start, end))
+        loop(start, end, sink)
+
+    monkeypatch.setattr(limits, "read_loop", recorded)
+    assert 1e6 < limits.read_bandwidth(threads, 0.0) < 1e14
+    buffer = limits._read_buffer
+    assert buffer is not None and buffer.size == size
+    assert buffer.reshape(-1, 4096).any(axis=1).all()
+    starts, ends = zip(*sorted(ranges), strict=True)
+    assert len(ranges) == threads
+    assert starts[0] == buffer.ctypes.data
+    assert starts[1:] == ends[:-1]
+    assert 0 <= buffer.ctypes.data + size - ends[-1] < 256 * threads
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 2])
+def test_int8_rate(threads: int) -> None:
+    assert 1e7 < limits.int8_rate(threads, 0.0) < 1e16
