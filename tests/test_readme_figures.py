@@ -1,0 +1,128 @@
+"""scripts/update_readme_figures.py: from results to the READMEs' figures, in both languages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import peers
+from sampan.measure.bench import BatchFigure, BenchReport, DecodeFigure, PrefillFigure
+from sampan.measure.evaluate import Divergence, EvalReport, Perplexity
+from sampan.measure.start import StartFigure
+from sampan.plan.machine import MachineReport
+from scripts import update_readme_figures as figures
+
+ROOT = Path(__file__).parent.parent
+MACHINE = MachineReport("A CPU", "avx2", 2, 31.26, 1234.0)
+BENCH = BenchReport(
+    machine=MACHINE,
+    decode=(DecodeFigure(16, 123.4, 1e8, 0.811), DecodeFigure(1024, 99.6, 1.2e8, 0.7)),
+    prefill=PrefillFigure(1024, 2345.6, 2.7e8, 0.551),
+    batch=(BatchFigure(8, 456.7),),
+    start=StartFigure(0.8, 1.234, 310_000_000),
+    peak_rss_bytes=310_000_000,
+)
+EVAL = EvalReport(
+    "a-model",
+    "float32",
+    "text.txt",
+    4000,
+    511,
+    512,
+    Divergence(0.00123, 0.01, 0.05),
+    0.9876,
+    Perplexity(12.3, 12.2),
+)
+
+
+def peers_report() -> dict[str, Any]:
+    """A report of bench/peers.py with every measure it can have."""
+    args = argparse.Namespace(context=[16, 1024], prompt=1024, streams=[8], busy=True)
+    rows = [measure.name for measure in peers.measures(args)]
+    return {
+        "machine": {"cpu": "A CPU", "threads": 2},
+        "model": "a-model",
+        "engines": {
+            "sampan": {"version": "0.1.0", "tier": "avx2", "vocab_size": 9},
+            "llama.cpp": {"version": "1.2.3"},
+        },
+        "missing": {"openvino": "No module named 'openvino'"},
+        "tok_s": {row: {"sampan": 100.0 + i, "llama.cpp": 9.44} for i, row in enumerate(rows)},
+        "ratio": {row: {"llama.cpp": 10.593} for row in rows},
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[Path]:
+    reports = {"peers": peers_report(), "bench": BENCH.to_dict(), "eval": EVAL.to_dict()}
+    for kind, report in reports.items():
+        (tmp_path / f"tiny.{kind}.json").write_text(json.dumps(report))
+    return figures.result_files(tmp_path)
+
+
+@pytest.mark.parametrize("language", figures.LANGUAGES, ids=lambda language: str(language.readme))
+def test_the_readme_says_what_the_results_say(language: figures.Language) -> None:
+    readme = (ROOT / language.readme).read_text(encoding="utf-8")
+    assert figures.with_section(readme, figures.section(figures.result_files(), language)) == readme
+
+
+def test_every_figure_is_there(results: list[Path]) -> None:
+    text = figures.section(results, figures.ENGLISH)
+    for line in [
+        "| measure | sampan 0.1.0 | llama.cpp 1.2.3 |",
+        "| decode after 16 tokens | 100 | 9.4 (10.6x) |",
+        "| decode after 16 tokens, one core busy | 104 | 9.4 (10.6x) |",
+        "openvino is missing: No module named 'openvino'.",
+        "| decode after 16 tokens | 123 | 81% of memory bandwidth |",
+        "| prefill of 1024 tokens | 2,346 | 55% of int8 operations |",
+        "| 8 streams, in all | 457 |  |",
+        "Limits in the same run: 31 GB/s read, 1,234 int8 GOPS.",
+        "A start takes 1.23 s to the first token; at most 310 MB of memory were used.",
+    ]:
+        assert line in text.splitlines()
+    assert "KL divergence 0.00123 on average" in text
+    assert "98.76%" in text
+
+
+def test_both_languages_have_the_same_figures(results: list[Path]) -> None:
+    texts = [figures.section(results, language) for language in figures.LANGUAGES]
+    numbers = [sorted(re.findall(r"\d+(?:[.,]\d+)*", text)) for text in texts]
+    assert numbers[0] == numbers[1]
+    assert texts[0].count("\n|") == texts[1].count("\n|")
+    assert not re.search(r"decode|prefill|streams|memory", texts[1])
+
+
+def test_a_measure_without_words_is_an_error(results: list[Path]) -> None:
+    report = peers_report()
+    report["tok_s"]["juggling"] = {"sampan": 1.0, "llama.cpp": 1.0}
+    report["ratio"]["juggling"] = {"llama.cpp": 1.0}
+    results[-1].with_name("tiny.peers.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="juggling"):
+        figures.section(results, figures.CHINESE)
+
+
+def test_a_result_must_say_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"NAME\.bench\.json"):
+        figures.result_files(tmp_path)
+
+
+def test_only_the_marked_section_changes() -> None:
+    readme = f"before\n{figures.START}\nold\n{figures.END}\nafter\n"
+    changed = figures.with_section(readme, r"new \1 text")
+    assert changed == f"before\n{figures.START}\nnew \\1 text\n{figures.END}\nafter\n"
+    for damaged in ["", figures.START, f"{figures.END}\n{figures.START}\n", readme * 2]:
+        with pytest.raises(ValueError, match="needs one line"):
+            figures.with_section(damaged, "text")
+
+
+def test_check_finds_nothing_stale() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "update_readme_figures.py"), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
