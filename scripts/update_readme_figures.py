@@ -63,7 +63,7 @@ ENGLISH = Language(
         "{model} on {cpu}, {threads} threads, tier {tier}. All engines read the same file and took turns "
         "in one run; tokens per second, and in brackets how many times as fast Sampan is."
     ),
-    missing="{engine} is missing: {reason}.",
+    missing="{engine} could not be measured in this run.",
     busy="{row}, one core busy",
     bench="`sampan bench`, {name} on {cpu}, {threads} threads, tier {tier}:",
     measure="measure",
@@ -92,7 +92,7 @@ CHINESE = Language(
         "{model}，{cpu}，{threads} 个线程，指令集层级 {tier}。各引擎读同一个文件，在同一次运行中轮流测量；"
         "单位为每秒 token 数，括号内是 Sampan 的倍数。"
     ),
-    missing="没有 {engine}：{reason}。",
+    missing="{engine} 在这次运行中没能测量。",
     busy="{row}，另有一个核被占满",
     bench="`sampan bench`，{name}，{cpu}，{threads} 个线程，指令集层级 {tier}：",
     measure="项目",
@@ -169,8 +169,8 @@ def _peers(report: Report, _name: str, language: Language) -> str:
             ratio = f" ({report['ratio'][row][name]:.1f}x)" if name != "sampan" else ""
             cells.append(_number(rates[name]) + ratio)
         lines.append(_table_row(cells))
-    for name, reason in report["missing"].items():
-        lines += ["", language.missing.format(engine=name, reason=str(reason).rstrip("."))]
+    for name in report["missing"]:
+        lines += ["", language.missing.format(engine=name)]
     return "\n".join(lines)
 
 

@@ -79,7 +79,7 @@ def test_every_figure_is_there(results: list[Path]) -> None:
         "| measure | sampan 0.1.0 | llama.cpp 1.2.3 |",
         "| decode after 16 tokens | 100 | 9.4 (10.6x) |",
         "| decode after 16 tokens, one core busy | 104 | 9.4 (10.6x) |",
-        "openvino is missing: No module named 'openvino'.",
+        "openvino could not be measured in this run.",
         "| decode after 16 tokens | 123 | 81% of memory bandwidth |",
         "| prefill of 1024 tokens | 2,346 | 55% of int8 operations |",
         "| 8 streams, in all | 457 |  |",
