@@ -64,17 +64,18 @@ class _KernelFiles:
         return self._folder / f"{self._name}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
 
     def load(self, key: Any) -> Any:
-        """What was saved under `key`, or None."""
+        """What was saved under `key`, or None; OSError when the folder cannot be read or made."""
         try:
             content = self._path(key).read_bytes()
         except FileNotFoundError:
+            # Now, so that a folder that cannot be made is known before the compilation.
+            self._folder.mkdir(parents=True, exist_ok=True)
             return None
         digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         return pickle.loads(data) if hashlib.sha256(data).digest() == digest else None
 
     def save(self, key: Any, data: Any) -> None:
         """Keep `data` under `key`; OSError when it cannot be written."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         content = serialize.dumps(data)
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             try:

@@ -41,7 +41,7 @@ def test_the_dot_loop_computes_every_product() -> None:
 @compiled
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_read_bandwidth(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plausible figure, for loops that cover all of the buffer, of which no two pages are the same memory."""
+    """A plausible figure, for loops that cover all of a buffer of which no two pages are the same memory."""
     size = 1 << 22
     monkeypatch.setattr(limits, "_READ_BYTES", size)
     monkeypatch.setattr(limits, "_read_buffer", None)

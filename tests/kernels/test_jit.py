@@ -1,0 +1,137 @@
+"""The compile cache: its key notices every edit, its files are used again, a damaged one is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+
+import sampan
+from sampan.api import kernels_folder
+from sampan.errors import StorageError
+from sampan.kernels.compiled import entry_point, is_compiled
+from sampan.kernels.jit import cached_kernel, source_key
+
+PACKAGE = Path(sampan.__file__).parent
+compiled = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled in this mode")
+
+EDITS = """
+import json, sys
+from pathlib import Path
+from sampan.kernels import jit
+
+keys = {"": jit.source_key()}
+package = Path(jit.__file__).parents[1]
+for path in [*(package / "kernels").glob("*.py"), package / "weights" / "formats.py"]:
+    text = path.read_text()
+    path.write_text(text + "_EDITED = 1\\n")
+    jit.source_key.cache_clear()
+    keys[path.name] = jit.source_key()
+    path.write_text(text)
+jit.source_key.cache_clear()
+assert keys[""] == jit.source_key()
+print(json.dumps(keys))
+"""
+LOAD = """
+import json, sys
+from pathlib import Path
+from sampan.kernels.compiled import entry_point
+
+stats = entry_point(Path(sys.argv[1])).stats
+print(json.dumps([sum(stats.cache_hits.values()), sum(stats.cache_misses.values())]))
+"""
+
+
+def run_python(script: str, *arguments: str, root: Path = PACKAGE.parent, **environment: str) -> Any:
+    """What a script in a process of its own prints as JSON."""
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=os.environ | {"PYTHONPATH": str(root)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=root,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_key_changes_with_every_kernel_source(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "sampan", ignore=shutil.ignore_patterns("__pycache__"))
+    keys = run_python(EDITS, root=tmp_path)
+    assert keys[""] == source_key(), "the same sources have the same key wherever they lie"
+    assert keys.keys() >= {"", "matmul.py", "layout.py", "simd_llvm.py", "numerics.py", "formats.py"}
+    assert len(set(keys.values())) == len(keys)
+
+
+@compiled
+def test_the_key_changes_with_the_cpu() -> None:
+    script = "import json; from sampan.kernels.jit import source_key; print(json.dumps(source_key()))"
+    host = run_python(script)
+    generic = run_python(script, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+    other = run_python(script, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="+sse3")
+    assert host == source_key()
+    assert len({host, generic, other}) == 3
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / source_key()).iterdir()}
+
+
+@compiled
+def test_another_process_loads_what_this_one_compiled() -> None:
+    folder = kernels_folder()
+    entry_point(folder)
+    assert is_compiled(folder)
+    before = files_of(folder)
+    assert run_python(LOAD, str(folder)) == [1, 0]
+    assert files_of(folder) == before
+
+
+def triple(x: int) -> int:
+    return x * 3
+
+
+def compile_triple(folder: Path) -> Any:
+    function: Any = cached_kernel(folder)(triple)
+    function.compile((numba.int64,))
+    assert function(14) == 42
+    return function.stats
+
+
+@compiled
+@pytest.mark.parametrize("damage", ["empty", "truncated", "one bit", "foreign"])
+def test_a_damaged_file_is_replaced(damage: str, tmp_path: Path) -> None:
+    assert not is_compiled(tmp_path)
+    assert sum(compile_triple(tmp_path).cache_misses.values()) == 1
+    assert is_compiled(tmp_path)
+    assert sum(compile_triple(tmp_path).cache_hits.values()) == 1
+    (name,) = files_of(tmp_path)
+    path = tmp_path / source_key() / name
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "truncated": content[: len(content) // 2],
+            "one bit": content[:1000] + bytes([content[1000] ^ 1]) + content[1001:],
+            "foreign": b"not a kernel" * 100,
+        }[damage]
+    )
+    assert sum(compile_triple(tmp_path).cache_misses.values()) == 1
+    assert path.stat().st_size == pytest.approx(len(content), abs=200)
+    assert sum(compile_triple(tmp_path).cache_hits.values()) == 1
+    assert list(files_of(tmp_path)) == [name], "no file but the kernel is left"
+
+
+@compiled
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"cannot keep the compiled kernels in .*file.*SAMPAN_HOME"):
+        entry_point(tmp_path / "file")
