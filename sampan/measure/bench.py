@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from sampan.api import Model, load
+from sampan.api import load
 from sampan.cache.layout import PAGE_TOKENS, KeyValueType
-from sampan.engine.engine import Engine
-from sampan.engine.options import SamplingOptions
-from sampan.engine.sequence import RunningSequence
 from sampan.errors import RequestError
 from sampan.hub.home import Progress
 from sampan.measure.limits import Beside, Limits, median_rate, median_share
+from sampan.measure.speed import decode_rate, prefill_rate, random_tokens
 from sampan.measure.start import StartFigure, measure_first_compile, measure_start
 from sampan.measure.work import decode_bytes, prefill_ops
 from sampan.plan.machine import MachineReport, cpu_name, default_threads
@@ -107,16 +103,18 @@ def run_bench(
     with load(
         reference, context=context, threads=count, kv_dtype=kv_dtype, sequences=sequences, progress=progress
     ) as model:
-        bench = _Bench(model, generated_tokens)
-        bench.decode_rate(1, STREAM_CONTEXT)
+        tokens = random_tokens(model.config.vocab_size, context)
+        many = [tokens[:STREAM_CONTEXT]] * max(streams)
+        decode_rate(model, many, generated_tokens)
         for repetition in range(repetitions):
             if progress is not None:
                 progress("measuring", repetition, repetitions)
             for size in contexts:
-                decode[size].append(limits.beside_reads(_decode(bench, size)))
-            prefill.append(limits.beside_dots(_prefill(bench, prompt_tokens)))
+                alone = partial(decode_rate, model, [tokens[:size]], generated_tokens)
+                decode[size].append(limits.beside_reads(alone))
+            prefill.append(limits.beside_dots(partial(prefill_rate, model, tokens[:prompt_tokens])))
             for size in streams:
-                batch[size].append(bench.decode_rate(size, STREAM_CONTEXT))
+                batch[size].append(decode_rate(model, many[:size], generated_tokens))
         work = {
             size: decode_bytes(model.pack, size + (generated_tokens + 1) / 2, kv_dtype) for size in contexts
         }
@@ -146,51 +144,6 @@ def run_bench(
         peak_rss_bytes=start.peak_rss_bytes,
         first_compile_s=measure_first_compile() if first_compile else None,
     )
-
-
-class _Bench:
-    """Timed pieces of work on one loaded model."""
-
-    def __init__(self, model: Model, generated_tokens: int) -> None:
-        self._engine: Engine = model.engine
-        self._vocab_size = model.config.vocab_size
-        self._generated_tokens = generated_tokens
-        self._random = np.random.default_rng(0)
-
-    def decode_rate(self, streams: int, context: int) -> float:
-        """Tokens per second of `streams` sequences together once each has `context` tokens and one more."""
-        sequences = [self._submit(context, self._generated_tokens + 1) for _ in range(streams)]
-        while not all(sequence.pending for sequence in sequences):
-            self._engine.step()
-        before = sum(len(sequence.pending) for sequence in sequences)
-        started = time.perf_counter()
-        while all(sequence.finish_reason is None for sequence in sequences):
-            self._engine.step()
-        elapsed = time.perf_counter() - started
-        return (sum(len(sequence.pending) for sequence in sequences) - before) / elapsed
-
-    def prefill_rate(self, tokens: int) -> float:
-        """Prompt tokens per second from the request to its first token."""
-        sequence = self._submit(tokens, 1)
-        started = time.perf_counter()
-        while not sequence.pending:
-            self._engine.step()
-        return tokens / (time.perf_counter() - started)
-
-    def _submit(self, context: int, max_tokens: int) -> RunningSequence:
-        options = SamplingOptions(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-        prompt = self._random.integers(0, self._vocab_size, context)
-        sequence = self._engine.new_sequence(prompt.tolist(), options)
-        self._engine.submit(sequence)
-        return sequence
-
-
-def _decode(bench: _Bench, context: int) -> Callable[[], float]:
-    return lambda: bench.decode_rate(1, context)
-
-
-def _prefill(bench: _Bench, tokens: int) -> Callable[[], float]:
-    return lambda: bench.prefill_rate(tokens)
 
 
 def _check(

@@ -1,0 +1,50 @@
+"""Timed pieces of work on a loaded model, through the engine's own step loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from sampan.api import Model
+from sampan.engine.options import SamplingOptions
+from sampan.engine.sequence import RunningSequence
+
+
+def random_tokens(vocab_size: int, count: int, seed: int = 0) -> list[int]:
+    """`count` token ids; the speed of a dense model does not depend on which."""
+    return [int(token) for token in np.random.default_rng(seed).integers(0, vocab_size, count)]
+
+
+def decode_rate(model: Model, prompts: Sequence[Sequence[int]], generated_tokens: int) -> float:
+    """Tokens per second of all prompts' answers together, once each has its first token."""
+    sequences = [_submit(model, prompt, generated_tokens + 1) for prompt in prompts]
+    try:
+        while not all(sequence.pending for sequence in sequences):
+            model.engine.step()
+        before = sum(len(sequence.pending) for sequence in sequences)
+        started = time.perf_counter()
+        while all(sequence.finish_reason is None for sequence in sequences):
+            model.engine.step()
+        elapsed = time.perf_counter() - started
+    finally:
+        for sequence in sequences:
+            model.engine.cancel(sequence)
+    return (sum(len(sequence.pending) for sequence in sequences) - before) / elapsed
+
+
+def prefill_rate(model: Model, prompt: Sequence[int]) -> float:
+    """Prompt tokens per second from the request to its first token."""
+    started = time.perf_counter()
+    sequence = _submit(model, prompt, 1)
+    while not sequence.pending:
+        model.engine.step()
+    return len(prompt) / (time.perf_counter() - started)
+
+
+def _submit(model: Model, prompt: Sequence[int], max_tokens: int) -> RunningSequence:
+    options = SamplingOptions(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    sequence = model.engine.new_sequence(prompt, options)
+    model.engine.submit(sequence)
+    return sequence
