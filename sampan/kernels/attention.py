@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from sampan.kernels.jit import kernel
-from sampan.kernels.layout import PAGE_TOKENS
+from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
+from sampan.kernels.layout import PAGE_TOKENS, STATE_EXTRA
 from sampan.kernels.numerics import exponential
 from sampan.kernels.simd import (
     fma,
@@ -41,9 +42,6 @@ from sampan.kernels.simd import (
 )
 from sampan.kernels.tiers import TIER
 
-CHUNK = 128
-# Floats behind a row's values in its state: maximum and sum, padded so that states stay aligned.
-STATE_EXTRA = 16
 _NEGATIVE_INFINITY = np.float32(-np.inf)
 
 

@@ -125,6 +125,12 @@ SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
 # units.
 MATMUL_SLICE = 128
 GATE_UP_SLICE = 64
+# Scratch of gate+up, bytes per token: 32 rows of each as float32.
+GATE_UP_STRIDE = 256
+# Positions of keys that attention takes at a time.
+ATTENTION_CHUNK = 128
+# Floats behind a row's values in its attention state: maximum and sum, padded so that states stay aligned.
+STATE_EXTRA = 16
 # Rows (query, head) that one unit of attention covers.
 ATTENTION_ROWS = 64
 # Rows that kernels may touch past the last: the tallest tile.

@@ -5,9 +5,7 @@ layout.py lists the fields that they read.
 
 from __future__ import annotations
 
-import numpy as np
-
-from sampan.kernels.attention import CHUNK, STATE_EXTRA, attend_chunk, finish_state, fold_partial, reset_state
+from sampan.kernels.attention import attend_chunk, finish_state, fold_partial, reset_state
 from sampan.kernels.jit import kernel
 from sampan.kernels.layout import (
     ACCUMULATE,
@@ -62,6 +60,7 @@ from sampan.kernels.layout import (
     SPAN_SLOT,
     SPAN_START,
     SPAN_WORDS,
+    STATE_EXTRA,
     STEP_IDS,
     STEP_PAGES,
     STEP_POSITIONS,
@@ -75,6 +74,7 @@ from sampan.kernels.layout import (
     WEIGHT,
     WINDOW,
 )
+from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.matmul import matmul_block
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
 from sampan.kernels.numerics import gelu_tanh, silu
@@ -175,7 +175,7 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
     """quantize(activation(gate x) * (up x)). Unit: 32 rows of both matrices times a slice of the tokens."""
     tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + GATE_UP_SLICE - 1) // GATE_UP_SLICE
-    stride = 64 * 4
+    stride = load_word(op, TARGET_STRIDE)
     for unit in range(first, end):
         group = unit // slices
         token = unit % slices * GATE_UP_SLICE
@@ -196,8 +196,8 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
                 stop,
                 scratch + part * 64 - token * stride,
                 stride,
-                np.float32(1),
-                0,
+                load_scalar_f32(op + FACTOR * 8),
+                load_word(op, ACCUMULATE),
             )
         for row in range(token, stop):
             at = scratch + (row - token) * stride

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sampan.cache.layout import KeyValueLayout
 from sampan.errors import UnsupportedError
 from sampan.kernels import layout as k
-from sampan.kernels.attention import CHUNK, STATE_EXTRA
 from sampan.kernels.memory import aligned_zeros
 from sampan.models.config import ModelConfig
 from sampan.weights.formats import BLOCK_ROWS, GROUP_SIZE
@@ -168,8 +167,8 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
 def _scratch_bytes(config: ModelConfig) -> int:
     group = config.head_count // config.kv_head_count
     rows = max(k.ATTENTION_ROWS // group, 1) * group + k.TILE_SLACK
-    attention = rows * (config.head_dim + CHUNK + 2 * (config.head_dim + STATE_EXTRA) + 2) * 4
-    gate_up = (k.GATE_UP_SLICE + k.TILE_SLACK) * 64 * 4
+    attention = rows * (config.head_dim + k.ATTENTION_CHUNK + 2 * (config.head_dim + k.STATE_EXTRA) + 2) * 4
+    gate_up = (k.GATE_UP_SLICE + k.TILE_SLACK) * k.GATE_UP_STRIDE
     return (max(attention, gate_up) + 4095) // 4096 * 4096
 
 
@@ -202,8 +201,8 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)
-    state_bytes = (config.head_dim + STATE_EXTRA) * 4
-    slot_bytes = (context // CHUNK + 2) * config.head_count * state_bytes
+    state_bytes = (config.head_dim + k.STATE_EXTRA) * 4
+    slot_bytes = (context // k.ATTENTION_CHUNK + 2) * config.head_count * state_bytes
     partials = b.bytes(PARTIAL_SLOTS * slot_bytes)
 
     def vector(name: str) -> int:
@@ -297,7 +296,11 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
         b.emit(k.ATTENTION_FINISH, shape | words | _quantized_output(mixed_quantized))
         project(f"{attention}.output", mixed_quantized, f"{prefix}.attention_post_norm")
         norm(f"{prefix}.mlp_norm", hidden)
-        words = {k.ACTIVATION: int(config.activation == "gelu_tanh")}
+        words = {
+            k.ACTIVATION: int(config.activation == "gelu_tanh"),
+            k.TARGET_STRIDE: k.GATE_UP_STRIDE,
+            k.FACTOR: 1.0,
+        }
         gate_up = _segments([pack.matrices[f"{prefix}.mlp.gate"], pack.matrices[f"{prefix}.mlp.up"]])
         b.emit(k.GATE_UP, words | _quantized_input(normed) | _quantized_output(activated) | gate_up)
         project(f"{prefix}.mlp.down", activated, f"{prefix}.mlp_post_norm")

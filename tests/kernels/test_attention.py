@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
 from sampan.kernels import reference
-from sampan.kernels.attention import CHUNK, STATE_EXTRA, attend_chunk, finish_state, fold_partial, reset_state
+from sampan.kernels.attention import attend_chunk, finish_state, fold_partial, reset_state
 from sampan.kernels.jit import kernel
+from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
+from sampan.kernels.layout import STATE_EXTRA
 from sampan.kernels.rope import rotate, store_key, store_value
 from sampan.kernels.simd import load_word
 from tests.kernels.buffers import aligned, zeros
