@@ -7,6 +7,7 @@ A result is the output of one command, stored under bench/results by what made i
     python bench/peers.py --json > bench/results/NAME.peers.json
     sampan bench MODEL --json > bench/results/NAME.bench.json
     sampan eval MODEL --against float32 --text bench/text/mixed.txt --json > bench/results/NAME.eval.json
+    python bench/greedy_agreement.py --json > bench/results/NAME.greedy.json
 
 `--check` writes nothing and fails when a README does not say what the results say.
 """
@@ -48,6 +49,7 @@ class Language:
     limits: str
     start: str
     evaluation: str
+    greedy: str
     decode: str
     prefill: str
     streams: str
@@ -78,6 +80,11 @@ ENGLISH = Language(
         "{p99} at 99%, {p99_9} at 99.9%; the same likeliest token {same_top}; perplexity {ours}, "
         "the reference {theirs}."
     ),
+    greedy=(
+        "Greedy answers of {model} to {prompts} prompts, {tokens} tokens each, beside those of llama.cpp "
+        "(xllamacpp {version}): {identical} are identical; on average the first {mean} tokens are. Where "
+        "they part, the two tokens' logits in float32 are at most {gap} apart."
+    ),
     decode="decode after {0} tokens",
     prefill="prefill of {0} tokens",
     streams="{0} streams, in all",
@@ -105,6 +112,11 @@ CHINESE = Language(
     evaluation=(
         "`sampan eval`，{model} 对照 {against}，{tokens} 个 token：KL 散度平均 {mean}，99% 分位 {p99}，"
         "99.9% 分位 {p99_9}；最可能的 token 相同的比例 {same_top}；困惑度 {ours}，参照为 {theirs}。"
+    ),
+    greedy=(
+        "{model} 对 {prompts} 个提示词的贪心回答（每个 {tokens} 个 token），与 llama.cpp"
+        "（xllamacpp {version}）对照：{identical} 个完全相同；平均前 {mean} 个 token 相同。"
+        "分歧之处，两个 token 的 float32 logits 最多相差 {gap}。"
     ),
     decode="{0} 个 token 之后解码",
     prefill="预填 {0} 个 token",
@@ -222,10 +234,23 @@ def _evaluation(report: Report, _name: str, language: Language) -> str:
     )
 
 
+def _greedy(report: Report, _name: str, language: Language) -> str:
+    return language.greedy.format(
+        model=report["model"],
+        prompts=len(report["prompts"]),
+        tokens=report["tokens_each"],
+        version=report["xllamacpp"],
+        identical=report["identical"],
+        mean=f"{report['mean_first_divergence']:.0f}",
+        gap=f"{report['largest_float32_gap']:.2f}",
+    )
+
+
 _WRITERS: dict[str, Callable[[Report, str, Language], str]] = {
     "peers": _peers,
     "bench": _bench,
     "eval": _evaluation,
+    "greedy": _greedy,
 }
 
 

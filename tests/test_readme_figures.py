@@ -59,9 +59,21 @@ def peers_report() -> dict[str, Any]:
     }
 
 
+# As bench/greedy_agreement.py writes it; importing that needs xllamacpp.
+GREEDY = {
+    "model": "a-model",
+    "xllamacpp": "1.2.3",
+    "tokens_each": 128,
+    "identical": 7,
+    "mean_first_divergence": 81.25,
+    "largest_float32_gap": 0.204,
+    "prompts": [{"prompt": "Why?", "tokens": 128, "first_divergence": None}] * 20,
+}
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> list[Path]:
-    reports = {"peers": peers_report(), "bench": BENCH.to_dict(), "eval": EVAL.to_dict()}
+    reports = {"peers": peers_report(), "bench": BENCH.to_dict(), "eval": EVAL.to_dict(), "greedy": GREEDY}
     for kind, report in reports.items():
         (tmp_path / f"tiny.{kind}.json").write_text(json.dumps(report))
     return figures.result_files(tmp_path)
@@ -89,6 +101,8 @@ def test_every_figure_is_there(results: list[Path]) -> None:
         assert line in text.splitlines()
     assert "KL divergence 0.00123 on average" in text
     assert "98.76%" in text
+    assert "to 20 prompts, 128 tokens each" in text
+    assert "7 are identical; on average the first 81 tokens are." in text
 
 
 def test_both_languages_have_the_same_figures(results: list[Path]) -> None:
