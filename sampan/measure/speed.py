@@ -10,6 +10,7 @@ import numpy as np
 from sampan.api import Model
 from sampan.engine.options import SamplingOptions
 from sampan.engine.sequence import RunningSequence
+from sampan.errors import RequestError
 
 
 def random_tokens(vocab_size: int, count: int, seed: int = 0) -> list[int]:
@@ -18,11 +19,19 @@ def random_tokens(vocab_size: int, count: int, seed: int = 0) -> list[int]:
 
 
 def decode_rate(model: Model, prompts: Sequence[Sequence[int]], generated_tokens: int) -> float:
-    """Tokens per second of all prompts' answers together, once each has its first token."""
+    """Tokens per second of all prompts' answers together, once each has its first token.
+
+    RequestError when the KV cache does not hold all of them at once.
+    """
     sequences = [_submit(model, prompt, generated_tokens + 1) for prompt in prompts]
     try:
         while not all(sequence.pending for sequence in sequences):
             model.engine.step()
+        if any(sequence.finish_reason is not None for sequence in sequences):
+            raise RequestError(
+                f"{len(prompts)} streams do not run at once: the KV cache holds {model.engine.pages.page_count} "
+                "pages; load the model with more sequences or generate more tokens"
+            )
         before = sum(len(sequence.pending) for sequence in sequences)
         started = time.perf_counter()
         while all(sequence.finish_reason is None for sequence in sequences):

@@ -1,0 +1,45 @@
+"""What tests of several folders share: a home with compiled kernels, and a tiny model with a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sampan
+from sampan.hub.home import home
+from tests.cli.cli_runner import TEMPLATE, write_model
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with no models that shares the compiled kernels of the person who runs the tests."""
+    folder = tmp_path_factory.mktemp("home")
+    kernels = home() / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    (folder / "kernels").symlink_to(kernels)
+    return folder
+
+
+@pytest.fixture
+def in_shared_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This test runs with `shared_home` as its home."""
+    monkeypatch.setenv("SAMPAN_HOME", str(shared_home))
+    return shared_home
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a tiny Llama whose tokens are single bytes."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny", TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def loaded(shared_home: Path, tiny_folder: Path) -> Iterator[sampan.Model]:
+    """The tiny model, loaded once; tests leave nothing in its engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMPAN_HOME", str(shared_home))
+        model = sampan.load(tiny_folder, threads=2)
+    with model:
+        yield model

@@ -1,0 +1,72 @@
+"""Bytes and operations of a token, counted by hand for a small shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sampan.convert.random_pack import random_pack
+from sampan.measure.work import decode_bytes, prefill_ops
+from sampan.models.config import ModelConfig, RopeConfig
+from sampan.weights.formats import Q4, Q8
+from sampan.weights.pack import Pack
+
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_size=100,
+    hidden_size=64,
+    layer_count=2,
+    head_count=4,
+    kv_head_count=2,
+    head_dim=32,
+    intermediate_size=96,
+    context_length=512,
+    norm_epsilon=1e-5,
+    ropes=(RopeConfig(10_000.0, 32),),
+    layer_ropes=(0, 0),
+    windows=(0, 8),
+    attention_scale=0.2,
+    tied_embeddings=False,
+)
+
+# Weights of one layer: query and output 128 x 64, key and value 64 x 64, gate, up and down 96 x 64.
+LAYER = 2 * 128 * 64 + 2 * 64 * 64 + 3 * 96 * 64
+
+
+def packed(config: ModelConfig, path: Path) -> Pack:
+    random_pack(config, path, Q4)
+    return Pack.open(path)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_decode_reads_every_weight_once(tmp_path: Path, tied: bool) -> None:
+    config = dataclasses.replace(CONFIG, tied_embeddings=tied)
+    pack = packed(config, tmp_path / "model.pack")
+    assert {name: matrix.format for name, matrix in pack.matrices.items()}["layers.0.mlp.up"] == Q4
+    per_weight = {Q4: 320 / 512, Q8: 544 / 512}
+    head = "embedding" if tied else "output"
+    weights = 2 * LAYER * per_weight[Q4]
+    weights += 112 * 64 * per_weight[pack.matrices[head].format]  # 100 rows lie in 7 blocks of 16
+    weights += 64 * per_weight[pack.matrices["embedding"].format]
+    norms = 4 * 64 * (2 * 2 + 1)
+    key_and_value = 2 * 2 * 32
+    assert decode_bytes(pack, 0, "f16") == pytest.approx(weights + norms)
+    assert decode_bytes(pack, 5, "f16") == pytest.approx(weights + norms + (5 + 5) * key_and_value * 2)
+    # The second layer sees no more than its window of 8.
+    assert decode_bytes(pack, 50, "f16") == pytest.approx(weights + norms + (50 + 8) * key_and_value * 2)
+    scales = 2 * 2 * 4
+    assert decode_bytes(pack, 5, "int8") == pytest.approx(
+        weights + norms + (5 + 5) * (key_and_value + scales)
+    )
+
+
+def test_prefill_counts_the_head_once() -> None:
+    def scores_and_values(positions: float) -> float:
+        return 2 * 2 * 4 * 32 * positions
+
+    one = 2 * (2 * LAYER + 100 * 64) + scores_and_values(1 + 1)
+    assert prefill_ops(CONFIG, 1) == pytest.approx(one)
+    ten = 2 * (2 * LAYER + 100 * 64 / 10) + scores_and_values(5.5 + 5.5)
+    assert prefill_ops(CONFIG, 10) == pytest.approx(ten)
