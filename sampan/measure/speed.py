@@ -29,8 +29,8 @@ def decode_rate(model: Model, prompts: Sequence[Sequence[int]], generated_tokens
             model.engine.step()
         if any(sequence.finish_reason is not None for sequence in sequences):
             raise RequestError(
-                f"{len(prompts)} streams do not run at once: the KV cache holds {model.engine.pages.page_count} "
-                "pages; load the model with more sequences or generate more tokens"
+                f"{len(prompts)} streams do not run at once in a KV cache of "
+                f"{model.engine.pages.page_count} pages; load the model with more sequences"
             )
         before = sum(len(sequence.pending) for sequence in sequences)
         started = time.perf_counter()

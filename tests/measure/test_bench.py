@@ -10,12 +10,18 @@ import pytest
 
 import sampan
 from sampan.errors import ModelReferenceError, RequestError, SampanError
+from sampan.kernels.machine_code import interpreted
 from sampan.kernels.tiers import TIER
 from sampan.measure.bench import run_bench
 from sampan.measure.speed import decode_rate, prefill_rate, random_tokens
 from sampan.measure.start import measure_start
 
+compiled = pytest.mark.skipif(
+    interpreted(), reason="rates of the NumPy emulation mean nothing and take hours"
+)
 
+
+@compiled
 @pytest.mark.usefixtures("in_shared_home")
 def test_report(tiny_folder: Path) -> None:
     seen: list[str] = []
