@@ -43,7 +43,7 @@ def source_key() -> str:
     is the one Numba compiles for, NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included.
     """
     digest = hashlib.sha256()
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(formats.__file__)]:
+    for path in [*sorted(Path(__file__).parent.rglob("*.py")), Path(formats.__file__)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     cpu = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES")

@@ -33,7 +33,7 @@ from sampan.kernels.simd import (
     store_tile,
     zero_tile,
 )
-from sampan.kernels.simd_numpy import exponent_of_two as exponent_twin
+from sampan.kernels.simd.emulation import exponent_of_two as exponent_twin
 from tests.kernels.buffers import aligned, zeros
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.kernels.simd_types import LANES
+from sampan.kernels.simd.types import LANES
 
 __all__ = [
     "add_scaled",
