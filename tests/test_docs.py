@@ -16,13 +16,12 @@ import typer
 import sampan
 from sampan.cli.app import app
 from sampan.engine.options import SamplingOptions
-from sampan.hub.home import home
 from sampan.hub.reference import DEFAULT_REFERENCE
 from sampan.kernels.tiers import TIERS
 from sampan.models.registry import FAMILIES
 from sampan.weights.formats import MATRIX_FORMATS
 from sampan.weights.source import SUPPORTED_TYPES
-from tests.cli.cli_runner import TEMPLATE, run_here, write_model
+from tests.cli.cli_runner import run_here
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh.md")
@@ -70,23 +69,19 @@ def commands() -> dict[str, Any]:
     return dict(group.commands)
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `my-model`, a tiny random model, and a home with this person's compiled kernels."""
-    folder = tmp_path_factory.mktemp("docs")
-    write_model(folder / "my-model", TEMPLATE)
-    kernels = home() / "kernels"
-    kernels.mkdir(parents=True, exist_ok=True)
-    (folder / "home").mkdir()
-    (folder / "home" / "kernels").symlink_to(kernels)
-    return folder
-
-
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(page(name), "python")])
 def test_python_examples_run(
-    name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    shared_home: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """All blocks of a page, in order, in one namespace; a traceback shows the page's own lines."""
+    """All blocks of a page, in order, in one namespace, beside a model in the folder `my-model`.
+
+    A traceback shows the page's own lines.
+    """
     found = blocks(page(name), "python")
     if any("sampan.load()" in code for _, code in found):
         from sampan.hub import catalogue
@@ -94,8 +89,9 @@ def test_python_examples_run(
         if catalogue.find(DEFAULT_REFERENCE) is None:
             pytest.skip(f"{name} uses the default model, {DEFAULT_REFERENCE}, which is not in the cache")
     else:
-        monkeypatch.setenv("SAMPAN_HOME", str(workplace / "home"))
-    monkeypatch.chdir(workplace)
+        monkeypatch.setenv("SAMPAN_HOME", str(shared_home))
+    (tmp_path / "my-model").symlink_to(tiny_folder)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for line, code in found:
         exec(compile("\n" * line + code, ROOT / name, "exec"), names)
@@ -124,8 +120,8 @@ def test_command_lines_in_shell_blocks_are_understood(name: str) -> None:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["list"], *([c, "--help"] for c in ("run", "eval"))]
 )
-def test_commands_that_need_no_model(arguments: list[str], workplace: Path) -> None:
-    assert run_here(workplace / "home", *arguments).returncode == 0
+def test_commands_that_need_no_model(arguments: list[str], shared_home: Path) -> None:
+    assert run_here(shared_home, *arguments).returncode == 0
 
 
 @pytest.mark.parametrize("readme", READMES)
@@ -135,8 +131,8 @@ def test_the_command_table_has_every_command(readme: str) -> None:
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_the_option_table_is_that_of_the_help(readme: str, workplace: Path) -> None:
-    help_text = run_here(workplace / "home", "run", "--help").stdout
+def test_the_option_table_is_that_of_the_help(readme: str, shared_home: Path) -> None:
+    help_text = run_here(shared_home, "run", "--help").stdout
     offered = re.findall(r"^ +(--[a-z-]+)", help_text, re.MULTILINE)
     shown = re.findall(r"^\| `(--[a-z-]+)` \|", page(readme), re.MULTILINE)
     assert [*shown, "--help"] == offered
@@ -159,6 +155,17 @@ def test_families_and_types_are_those_of_the_code(name: str) -> None:
     shown = [set(re.findall(r"`([^`]+)`", row[2])) for row in rows]
     assert shown == [set(family.huggingface_types) for family in FAMILIES]
     assert all(re.search(rf"\b{kind}\b", text) for kind in SUPPORTED_TYPES)
+
+
+def test_every_kernel_file_is_explained() -> None:
+    named = {
+        name for row in table(page("docs/kernels.md"), "| file in") for name in re.findall(r"`(.+?)`", row[0])
+    }
+    folder = ROOT / "sampan" / "kernels"
+    parts = {path.name for path in folder.glob("*.py")} | {
+        f"{path.parent.name}/" for path in folder.glob("*/*.py")
+    }
+    assert named == parts - {"__init__.py"}
 
 
 def test_tiers_and_formats_are_those_of_the_code() -> None:
