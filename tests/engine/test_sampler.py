@@ -69,7 +69,7 @@ def test_filters_together(logits: np.ndarray, top_k: int, top_p: float, min_p: f
     options = SamplingOptions(temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p)
     tokens, weights = distribution(logits, options)
     assert len(tokens) == len(weights) > 0
-    assert ranked(logits)[0] in tokens
+    assert weights.max() == 1.0  # the likeliest, or one that float32 cannot tell from it
     assert len(tokens) <= (top_k or len(logits))
     assert sample(logits, options, seed, NOTHING, NOTHING) in tokens
 
