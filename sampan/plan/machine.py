@@ -1,4 +1,4 @@
-"""What this machine is and can do: cores, memory, and its two limits, measured."""
+"""What this machine is: cores and memory, and how its limits are reported."""
 
 from __future__ import annotations
 
@@ -33,21 +33,6 @@ class MachineReport:
     def to_dict(self) -> dict[str, Any]:
         """As `sampan bench --json` prints it."""
         return asdict(self)
-
-
-def probe_machine(threads: int | None = None, *, seconds: float = 0.5) -> MachineReport:
-    """Measure the limits, about `seconds` each, with `threads` threads (None: `default_threads()`)."""
-    from sampan.kernels.limits import int8_rate, read_bandwidth
-    from sampan.kernels.tiers import TIER
-
-    count = default_threads() if threads is None else threads
-    return MachineReport(
-        cpu=cpu_name(),
-        tier=TIER.name,
-        threads=count,
-        read_gb_s=read_bandwidth(count, seconds) / 1e9,
-        int8_gops=int8_rate(count, seconds) / 1e9,
-    )
 
 
 def default_threads() -> int:

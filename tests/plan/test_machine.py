@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sampan.kernels.machine_code import interpreted
-from sampan.kernels.tiers import TIERS
 from sampan.plan import machine
 
 
@@ -91,13 +89,3 @@ def test_peak_memory_counts_this_process() -> None:
     ballast = bytearray(b"x") * (64 * 2**20)
     assert machine.peak_memory() >= before
     assert machine.peak_memory() > len(ballast)
-
-
-@pytest.mark.skipif(interpreted(), reason="rates of the NumPy emulation mean nothing and take hours")
-def test_probe_reports_both_limits() -> None:
-    report = machine.probe_machine(1, seconds=0.01)
-    assert list(report.to_dict()) == ["cpu", "tier", "threads", "read_gb_s", "int8_gops"]
-    assert report.tier in TIERS
-    assert report.threads == 1
-    assert report.read_gb_s > 0
-    assert report.int8_gops > 0
