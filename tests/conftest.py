@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import sampan
 from sampan.hub.home import home
 from tests.cli.cli_runner import TEMPLATE, write_model
+
+# A test never asserts a time: machines are shared.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
