@@ -14,9 +14,9 @@ from sampan.engine.options import OptionNames, SamplingOptions
 from sampan.errors import FormatError, MachineError, RequestError
 
 if TYPE_CHECKING:
+    from sampan.config import ModelConfig
     from sampan.engine.engine import Engine
     from sampan.engine.sequence import FinishReason
-    from sampan.models.config import ModelConfig
     from sampan.models.tokenizer import Tokenizer
     from sampan.weights.pack import Pack
 

@@ -133,8 +133,8 @@ def compare() -> int:
     """Make packs of every family and format, run both, and print what differs; the number of differences."""
     from sampan.api import kernels_folder
     from sampan.convert.random_pack import random_pack
+    from sampan.formats import Q4, Q4K, Q8
     from sampan.kernels.tiers import TIER
-    from sampan.weights.formats import Q4, Q4K, Q8
     from tests.engine.packs import PLAIN, RICH, golden_pack
     from tests.models.model_files import CASES
 

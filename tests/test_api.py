@@ -15,10 +15,10 @@ import pytest
 import sampan
 from sampan.api import choose_context
 from sampan.cache.layout import KeyValueLayout
+from sampan.config import ModelConfig
 from sampan.convert.random_pack import random_pack
 from sampan.errors import FormatError, MachineError, RequestError
-from sampan.models.config import ModelConfig
-from sampan.weights.formats import Q8
+from sampan.formats import Q8
 from sampan.weights.pack import Pack
 
 MESSAGES = [{"role": "user", "content": "Hello, boat"}]
@@ -138,7 +138,7 @@ def test_closing_ends_streams(tiny_folder: Path) -> None:
 
 
 def shape(**changes: Any) -> ModelConfig:
-    from sampan.models.config import RopeConfig
+    from sampan.config import RopeConfig
 
     values: dict[str, Any] = {
         "family": "llama",

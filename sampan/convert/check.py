@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
-from sampan.models.config import ModelConfig
 from sampan.models.plan import PlannedTensor
 from sampan.weights.layout import pack_layout
 from sampan.weights.source import TensorSource, require_supported

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from sampan.convert.check import check_plan
 from sampan.errors import FormatError, SampanError
+from sampan.formats import BLOCK_ROWS, MatrixFormat
 from sampan.hub.home import Progress, require_space
 from sampan.models.plan import PlannedTensor
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
-from sampan.weights.formats import BLOCK_ROWS, MatrixFormat
 from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix
 from sampan.weights.repack import Bits, repack, target_format

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sampan.config import ModelConfig
+from sampan.formats import BLOCK_ROWS, Q4, Q4K, Q8, MatrixFormat
 from sampan.hub.home import Progress, require_space
-from sampan.models.config import ModelConfig
-from sampan.weights.formats import BLOCK_ROWS, Q4, Q4K, Q8, MatrixFormat
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix
 from sampan.weights.quantize import as_bytes

@@ -49,6 +49,7 @@ class Engine:
         self._waiting: deque[RunningSequence] = deque()
         self._running: list[RunningSequence] = []
         self._lock = threading.RLock()
+        self._closed = False
 
     def new_sequence(self, prompt: Sequence[int], options: SamplingOptions) -> RunningSequence:
         """A request, not yet queued. RequestError when it is empty, too long or has unknown tokens."""
@@ -78,8 +79,10 @@ class Engine:
         )
 
     def submit(self, sequence: RunningSequence) -> None:
-        """Queue a new sequence for the next steps."""
+        """Queue a new sequence for the next steps. RequestError after `close`."""
         with self._lock:
+            if self._closed:
+                raise RequestError("the model is closed; load it again")
             self._waiting.append(sequence)
 
     def step(self) -> None:
@@ -130,6 +133,7 @@ class Engine:
     def close(self) -> None:
         """Cancel everything and close the runner."""
         with self._lock:
+            self._closed = True
             for sequence in [*self._waiting, *self._running]:
                 self.cancel(sequence)
             self.runner.close()

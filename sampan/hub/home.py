@@ -28,7 +28,8 @@ def home() -> Path:
     """
     chosen = os.environ.get("SAMPAN_HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        # Path.expanduser would raise for a user that does not exist.
+        return Path(os.path.expanduser(chosen)).absolute()  # noqa: PTH111
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("sampan", appauthor=False))

@@ -28,7 +28,7 @@ class ModelScope:
         except ModuleNotFoundError as error:
             raise DownloadError(
                 "ms: references need the modelscope-hub package; install it with: "
-                "python3 -m pip install 'sampan[modelscope]'"
+                "python3 -m pip install modelscope-hub"
             ) from error
 
     def list(self, repository: str) -> Listing:

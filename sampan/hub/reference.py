@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _pypi_reference(text: str, name: str, file: str | None) -> PypiReference:
 
 
 def _path_reference(text: str) -> PathReference:
-    path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     if not _exists(path):
         hint = ""
         if re.fullmatch(r"[\w.-]+/[\w.-]+", text):

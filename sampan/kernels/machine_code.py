@@ -20,7 +20,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from sampan.weights import formats
+from sampan import formats
 
 Entry = Callable[[int, int], int]
 

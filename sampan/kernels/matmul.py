@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8
 from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.simd import (
     add_scaled,
@@ -35,7 +36,6 @@ from sampan.kernels.simd import (
     zero_tile,
 )
 from sampan.kernels.tiers import TIER
-from sampan.weights.formats import GROUP_SIZE, Q4, Q4K, Q8
 
 _Q4_CODE, _Q8_CODE, _Q4K_CODE = Q4.code, Q8.code, Q4K.code
 _Q4_RECORD, _Q8_RECORD, _Q4K_RECORD = Q4.record_bytes, Q8.record_bytes, Q4K.record_bytes

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from sampan.formats import GROUP_SIZE
 from sampan.kernels.jit import kernel
 from sampan.kernels.quantize import quantize_pair
 from sampan.kernels.simd import fma, load_f32, reduce_add, splat, store_f32
-from sampan.weights.formats import GROUP_SIZE
 
 
 @kernel

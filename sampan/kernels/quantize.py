@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sampan.formats import GROUP_SIZE
 from sampan.kernels.jit import kernel
 from sampan.kernels.simd import (
     load_f32,
@@ -20,7 +21,6 @@ from sampan.kernels.simd import (
     vector_max,
     vector_min,
 )
-from sampan.weights.formats import GROUP_SIZE
 
 
 @kernel

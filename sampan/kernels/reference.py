@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.weights.formats import GROUP_SIZE
+from sampan.formats import GROUP_SIZE
 
 Array = NDArray[Any]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sampan.formats import Q4, Q4K, Q8
 from sampan.kernels.jit import kernel
 from sampan.kernels.simd import load_scalar_f16, load_scalar_i8, load_scalar_u8, store_scalar_f32
-from sampan.weights.formats import Q4, Q4K, Q8
 
 _Q4_CODE, _Q8_CODE = Q4.code, Q8.code
 _Q4_RECORD, _Q8_RECORD, _Q4K_RECORD = Q4.record_bytes, Q8.record_bytes, Q4K.record_bytes

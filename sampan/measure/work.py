@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sampan.cache.layout import KeyValueLayout, KeyValueType
-from sampan.models.config import ModelConfig
-from sampan.weights.formats import BLOCK_ROWS
+from sampan.config import ModelConfig
+from sampan.formats import BLOCK_ROWS
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack import Pack
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from sampan.config import ModelConfig, RopeConfig
 from sampan.errors import FormatError
-from sampan.models.config import ModelConfig, RopeConfig
 from sampan.models.fields import REQUIRED, Fields
 from sampan.models.rope_import import MAXIMUM_CONTEXT, gguf_rope, huggingface_rope
 from sampan.weights.source import TensorSource

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sampan.models.config import ModelConfig, RopeConfig
+from sampan.config import ModelConfig, RopeConfig
 from sampan.models.family import MAXIMUM_WIDTH, Family, gguf_base, huggingface_base, layer_windows
 from sampan.models.fields import Fields
 from sampan.models.rope_import import MAXIMUM_CONTEXT, gguf_rope, huggingface_rope, scaled_rope

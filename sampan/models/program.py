@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.cache.layout import KeyValueLayout
+from sampan.config import ModelConfig
 from sampan.errors import UnsupportedError
+from sampan.formats import BLOCK_ROWS, GROUP_SIZE
 from sampan.kernels import layout as k
 from sampan.kernels.memory import aligned_zeros
-from sampan.models.config import ModelConfig
-from sampan.weights.formats import BLOCK_ROWS, GROUP_SIZE
 from sampan.weights.pack import MatrixInfo, Pack
 
 # Sequences whose attention over one new token is split over threads by chunks of keys. With more sequences

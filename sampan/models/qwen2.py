@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sampan.models.config import ModelConfig
+from sampan.config import ModelConfig
 from sampan.models.family import MAXIMUM_LAYERS, Family, gguf_base, huggingface_base, layer_windows
 from sampan.models.fields import Fields
 from sampan.models.rope_import import MAXIMUM_CONTEXT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sampan.models.config import ModelConfig
+from sampan.config import ModelConfig
 from sampan.models.family import Family, gguf_base, huggingface_base
 from sampan.models.fields import Fields
 from sampan.models.qwen2 import qwen_windows

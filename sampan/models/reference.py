@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sampan.config import ModelConfig
 from sampan.errors import RequestError
-from sampan.models.config import ModelConfig
 from sampan.models.plan import PlannedTensor
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.rope import inverse_frequencies

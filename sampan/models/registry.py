@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
 from sampan.models import gemma3, llama, minicpm, qwen2, qwen3
-from sampan.models.config import ModelConfig
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.plan import PlannedTensor

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from sampan.models.config import RopeConfig
+from sampan.config import RopeConfig
 
 
 def inverse_frequencies(rope: RopeConfig, context: int) -> tuple[npt.NDArray[np.float64], float]:

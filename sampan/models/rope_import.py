@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sampan.config import RopeConfig
 from sampan.errors import FormatError
-from sampan.models.config import RopeConfig
 from sampan.models.fields import Fields
 from sampan.models.rope import longrope_attention_factor, yarn_attention_factor
 from sampan.weights.source import TensorSource

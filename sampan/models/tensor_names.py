@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
-from sampan.models.config import ModelConfig
 from sampan.models.family import Family
 from sampan.models.fields import shown
 from sampan.models.plan import PlannedTensor, SourceRows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sampan.models.config import ModelConfig
+from sampan.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
-from sampan.models.config import ModelConfig
-from sampan.weights.formats import BLOCK_ROWS, MATRIX_FORMATS, MatrixFormat
+from sampan.formats import BLOCK_ROWS, MATRIX_FORMATS, MatrixFormat
 from sampan.weights.layout import pack_layout
 from sampan.weights.mapping import map_file
 from sampan.weights.quantize import dequantize

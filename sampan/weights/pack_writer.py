@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
+from sampan.config import ModelConfig
+from sampan.formats import BLOCK_ROWS, MatrixFormat
 from sampan.hub.home import storage_errors
-from sampan.models.config import ModelConfig
-from sampan.weights.formats import BLOCK_ROWS, MatrixFormat
 from sampan.weights.pack import (
     CONFIG_KEY,
     MATRICES_KEY,

@@ -1,4 +1,4 @@
-"""Float rows to the pack's records and back. Layouts: sampan/weights/formats.py.
+"""Float rows to the pack's records and back. Layouts: sampan/formats.py.
 
 Both quantizers choose the float16 scale first and round the codes against that stored scale, so that a
 weight's error is at most half its scale.
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.errors import FormatError
-from sampan.weights.formats import GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
 from sampan.weights.records import (
     RECORDS,
     check_columns,

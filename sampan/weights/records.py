@@ -1,4 +1,4 @@
-"""The records of sampan/weights/formats.py as NumPy types, and the interleaving all of them share.
+"""The records of sampan/formats.py as NumPy types, and the interleaving all of them share.
 
 A quad (4 inputs of one row, 4 bytes) is handled as one little-endian uint32, so that interleaving rows moves
 whole quads and nibble arithmetic works on 4 values at a time.
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.errors import UnsupportedError
-from sampan.weights.formats import BLOCK_ROWS, GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import BLOCK_ROWS, GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
 
 QUAD_SIZE = 4
 GROUP_QUADS = GROUP_SIZE // QUAD_SIZE

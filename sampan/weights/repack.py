@@ -15,7 +15,7 @@ from gguf.quants import Q4_K
 from gguf.quants import dequantize as gguf_dequantize
 
 from sampan.errors import FormatError
-from sampan.weights.formats import GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
 from sampan.weights.quantize import (
     as_bytes,
     pack_q4,

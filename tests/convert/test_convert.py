@@ -25,10 +25,10 @@ from sampan.convert import convert as convert_module
 from sampan.convert.check import check_plan
 from sampan.convert.convert import convert
 from sampan.errors import FormatError, ModelReferenceError, StorageError, UnsupportedError
+from sampan.formats import Q4, Q8
 from sampan.models.plan import PlannedTensor, SourceRows
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.weights.detect import open_source
-from sampan.weights.formats import Q4, Q8
 from sampan.weights.pack import Pack
 from sampan.weights.quantize import dequantize, quantize
 

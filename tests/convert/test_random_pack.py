@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sampan.config import ModelConfig, RopeConfig
 from sampan.convert.random_pack import random_pack
 from sampan.errors import FormatError, UnsupportedError
-from sampan.models.config import ModelConfig, RopeConfig
-from sampan.weights.formats import MATRIX_FORMATS, Q4K, MatrixFormat
+from sampan.formats import MATRIX_FORMATS, Q4K, MatrixFormat
 from sampan.weights.pack import Pack
 from sampan.weights.records import RECORDS
 

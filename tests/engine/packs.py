@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sampan.config import ModelConfig, RopeConfig
 from sampan.convert.convert import convert
-from sampan.models.config import ModelConfig, RopeConfig
 from tests.models.model_files import copy_with_config, golden_config, hub_tokenizer
 
 # Vocabularies that do not fill their last block of rows, windows that end within a page, shared KV heads.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.config import ModelConfig, RopeConfig
 from sampan.engine.span import Span
-from sampan.models.config import ModelConfig, RopeConfig
 from sampan.models.reference import ReferenceModel
 
 TINY = ModelConfig(

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from sampan.cache.layout import KeyValueType
+from sampan.config import ModelConfig
 from sampan.convert.random_pack import random_pack
 from sampan.engine.runner import Runner
 from sampan.engine.span import Span
-from sampan.models.config import ModelConfig
+from sampan.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.models.reference import ReferenceModel
-from sampan.weights.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.weights.pack import Pack
 from tests.engine.packs import PLAIN, RICH, divergence, relative_error
 from tests.engine.schedules import (

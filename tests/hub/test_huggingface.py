@@ -191,6 +191,6 @@ def test_modelscope_is_an_extra() -> None:
 
     answer = resolved("ms:o/n", "http://127.0.0.1:9", MODELSCOPE_ENDPOINT="http://127.0.0.1:9")
     if importlib.util.find_spec("modelscope_hub") is None:
-        assert "pip install 'sampan[modelscope]'" in answer
+        assert "pip install modelscope-hub" in answer
     else:
         assert answer.startswith("DownloadError: ms:o/n could not be fetched")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.kernels.memory import aligned_zeros
-from sampan.weights.formats import Q4, Q4K, Q8, MatrixFormat
 
 Array = NDArray[Any]
 FORMATS = (Q4, Q8, Q4K)

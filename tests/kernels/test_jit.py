@@ -29,7 +29,7 @@ from sampan.kernels import machine_code
 
 keys = {"": machine_code.source_key()}
 package = Path(machine_code.__file__).parents[1]
-for path in [*(package / "kernels").rglob("*.py"), package / "weights" / "formats.py"]:
+for path in [*(package / "kernels").rglob("*.py"), package / "formats.py"]:
     text = path.read_text()
     path.write_text(text + "_EDITED = 1\\n")
     machine_code.source_key.cache_clear()

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sampan.formats import MatrixFormat
 from sampan.kernels import reference
 from sampan.kernels.jit import kernel
 from sampan.kernels.matmul import matmul_block
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
 from sampan.kernels.quantize import quantize_row
 from sampan.kernels.rows import dequantize_row
-from sampan.weights.formats import MatrixFormat
 from sampan.weights.quantize import dequantize
 from tests.kernels.buffers import FORMATS, Activations, aligned, random_matrix, zeros
 

@@ -158,7 +158,7 @@ def test_float32_needs_memory(tiny_folder: Path, text: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("in_shared_home")
 def test_a_model_without_a_tokenizer(tmp_path: Path, text: Path) -> None:
     from sampan.convert.random_pack import random_pack
-    from sampan.weights.formats import Q8
+    from sampan.formats import Q8
     from tests.measure.test_work import CONFIG
 
     path = tmp_path / "random.pack"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sampan.config import ModelConfig, RopeConfig
 from sampan.convert.random_pack import random_pack
+from sampan.formats import Q4, Q8
 from sampan.measure.work import decode_bytes, prefill_ops
-from sampan.models.config import ModelConfig, RopeConfig
-from sampan.weights.formats import Q4, Q8
 from sampan.weights.pack import Pack
 
 CONFIG = ModelConfig(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from sampan.models.config import ModelConfig
+from sampan.config import ModelConfig
 from sampan.models.registry import resolve_config
 from sampan.models.rope import inverse_frequencies
 from sampan.models.tokenizer_gguf import gguf_tokenizer

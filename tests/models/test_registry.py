@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from model_files import CASES, GOLDEN, config_of, copy_with_config, golden_config, golden_gguf, golden_weights
 from safetensors.numpy import save_file
 
+from sampan.config import ModelConfig
 from sampan.errors import FormatError, SampanError, UnsupportedError
-from sampan.models.config import ModelConfig
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.weights.detect import open_source
 

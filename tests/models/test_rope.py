@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.models.config import RopeConfig
+from sampan.config import RopeConfig
 from sampan.models.rope import inverse_frequencies, longrope_attention_factor, yarn_attention_factor
 
 BASES = st.floats(100.0, 1e7)

@@ -21,9 +21,9 @@ from weight_files import (
     split_safetensors,
 )
 
+from sampan.config import ModelConfig, RopeConfig
 from sampan.errors import FormatError, ModelReferenceError, StorageError, UnsupportedError
-from sampan.models.config import ModelConfig, RopeConfig
-from sampan.weights.formats import Q4, Q4K, Q8
+from sampan.formats import Q4, Q4K, Q8
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack import Pack
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix

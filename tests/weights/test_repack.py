@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from weight_files import SCALE_OFFSETS, random_rows
 
 from sampan.errors import FormatError, UnsupportedError
-from sampan.weights.formats import Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.weights.quantize import dequantize, quantize
 from sampan.weights.repack import repack, row_bytes, target_format
 from sampan.weights.source import FLOAT_TYPES, SUPPORTED_TYPES

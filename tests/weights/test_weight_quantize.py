@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sampan.errors import FormatError, UnsupportedError
-from sampan.weights.formats import BLOCK_ROWS, GROUP_SIZE, MATRIX_FORMATS, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import BLOCK_ROWS, GROUP_SIZE, MATRIX_FORMATS, Q4, Q4K, Q8, MatrixFormat
 from sampan.weights.quantize import dequantize, quantize, quantize_q4, quantize_q8
 from sampan.weights.records import RECORDS
 

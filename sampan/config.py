@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from sampan.errors import FormatError, UnsupportedError
-from sampan.weights.formats import GROUP_SIZE
+from sampan.formats import GROUP_SIZE
 
 Activation = Literal["silu", "gelu_tanh"]
 RopeScaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
