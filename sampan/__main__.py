@@ -1,6 +1,6 @@
 """`python -m sampan` is `sampan`."""
 
-from sampan.cli.app import main
+from sampan.cli.entry import main
 
 if __name__ == "__main__":
     main()

@@ -121,6 +121,8 @@ RING_WORDS = 32
 RING_DONE = 16
 SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
 
+# Inputs that share a scale when activations are quantized: one vector.
+ACTIVATION_GROUP = 16
 # Tokens that one unit of a matmul or of gate+up covers: bounds the scratch and gives many threads enough
 # units.
 MATMUL_SLICE = 128

@@ -14,11 +14,11 @@ import numpy as np
 from sampan.kernels.jit import kernel
 from sampan.kernels.memory import aligned_zeros
 from sampan.kernels.simd import (
+    add_halves,
     dot_low,
     finish_low,
     load_bytes,
     load_f32,
-    scale_add,
     splat,
     start_low,
     store_f32,
@@ -52,14 +52,16 @@ def read_loop(start: int, end: int, sink: int) -> None:
 @kernel
 def dot_loop(weights: int, x: int, scales: int, sink: int, rounds: int) -> None:
     """`rounds` groups of `_DOT_STEPS` dot products for a tile of tokens, on operands in the L1 cache."""
-    out = zero_tile(_TILE)
+    low = start_low(_TILE)
+    high = start_low(_TILE)
     for i in range(rounds):
-        acc = start_low(_TILE)
         at = weights + (i & 7) * (_DOT_STEPS * 64)
-        for step in range(_DOT_STEPS):
-            acc = dot_low(acc, load_bytes(at + step * 64), x + step * 4, _DOT_STEPS * 4)
-        out = scale_add(out, finish_low(acc), splat(np.float32(1)), scales, 4)
-    store_tile(sink, 64, _TILE, out)
+        for step in range(0, _DOT_STEPS, 2):
+            low = dot_low(low, load_bytes(at + step * 64), x + step * 4, _DOT_STEPS * 4)
+            high = dot_low(high, load_bytes(at + step * 64 + 64), x + step * 4 + 4, _DOT_STEPS * 4)
+    sums = zero_tile(_TILE)
+    sums = add_halves(sums, finish_low(low), finish_low(high), splat(np.float32(1)), scales, 8)
+    store_tile(sink, 64, _TILE, sums)
 
 
 def _best_rate(work: Callable[[int], float], threads: int, seconds: float) -> float:
@@ -111,7 +113,7 @@ def int8_rate(threads: int, seconds: float = 0.5) -> float:
     weights[:] = np.arange(weights.size) % 16
     x = aligned_zeros(_TILE * _DOT_STEPS * 4)
     x[:] = 3
-    scales = np.ones(_TILE, np.float32)
+    scales = np.ones(2 * _TILE, np.float32)
     sinks = aligned_zeros(threads * _TILE * 64)
     rounds = 200_000
 

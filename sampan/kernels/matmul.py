@@ -16,6 +16,7 @@ import numpy as np
 from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8
 from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.simd import (
+    add_halves,
     add_scaled,
     dot_low,
     dot_signed,
@@ -28,7 +29,6 @@ from sampan.kernels.simd import (
     load_u8,
     low_nibbles,
     prefetch,
-    scale_add,
     splat,
     start_low,
     start_signed,
@@ -58,8 +58,8 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
     """The micro-kernels for one tile height, in the order q4, q8, q4k.
 
     Each takes the address of a block of 16 rows, its number of groups of 32 inputs, and the quantized tokens:
-    int8 `x` at `x_stride`; float32 scales at `scales`, scale times sum at `scales + plane` and int32 sums at
-    `scales + 2 * plane`, all at `scale_stride`. The result is a tile [height][16 rows] of float32.
+    int8 `x` at `x_stride`; scales, weighted sums and sums as `quantize_pair` writes them, at `scales` and
+    `scale_stride`, in planes of `plane` bytes. The result is a tile [height][16 rows] of float32.
     """
 
     @kernel
@@ -70,13 +70,19 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
             at = x + group * GROUP_SIZE
             if height == 1:
                 _fetch_ahead(record, _Q4_RECORD)
-            acc = start_low(height)
-            for pair in range(4):
+            low = start_low(height)
+            for pair in range(2):
                 packed = load_bytes(record + pair * 64)
-                acc = dot_low(acc, low_nibbles(packed), at + pair * 8, x_stride)
-                acc = dot_low(acc, high_nibbles(packed), at + pair * 8 + 4, x_stride)
-            factor = scales + group * 4
-            out = scale_add(out, finish_low(acc), load_f16(record + 256), factor, scale_stride)
+                low = dot_low(low, low_nibbles(packed), at + pair * 8, x_stride)
+                low = dot_low(low, high_nibbles(packed), at + pair * 8 + 4, x_stride)
+            high = start_low(height)
+            for pair in range(2, 4):
+                packed = load_bytes(record + pair * 64)
+                high = dot_low(high, low_nibbles(packed), at + pair * 8, x_stride)
+                high = dot_low(high, high_nibbles(packed), at + pair * 8 + 4, x_stride)
+            factor = scales + group * 8
+            scale = load_f16(record + 256)
+            out = add_halves(out, finish_low(low), finish_low(high), scale, factor, scale_stride)
             out = fma_broadcast(out, load_f16(record + 288), factor + plane, scale_stride)
         return out
 
@@ -86,13 +92,16 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
         for group in range(groups):
             record = block + group * _Q8_RECORD
             at = x + group * GROUP_SIZE
-            factor = scales + group * 4
+            factor = scales + group * 8
             if height == 1:
                 _fetch_ahead(record, _Q8_RECORD)
-            acc = start_signed(height, factor + 2 * plane, scale_stride)
-            for quad in range(8):
-                acc = dot_signed(acc, load_bytes(record + quad * 64), at + quad * 4, x_stride)
-            out = scale_add(out, acc, load_f16(record + 512), factor, scale_stride)
+            low = start_signed(height, factor + 2 * plane, scale_stride)
+            for quad in range(4):
+                low = dot_signed(low, load_bytes(record + quad * 64), at + quad * 4, x_stride)
+            high = start_signed(height, factor + 2 * plane + 4, scale_stride)
+            for quad in range(4, 8):
+                high = dot_signed(high, load_bytes(record + quad * 64), at + quad * 4, x_stride)
+            out = add_halves(out, low, high, load_f16(record + 512), factor, scale_stride)
         return out
 
     @kernel
@@ -111,14 +120,20 @@ def _make_tiles(height: int) -> tuple[TileKernel, TileKernel, TileKernel]:
                 at = x + group * GROUP_SIZE
                 if height == 1:
                     _fetch_ahead(nibbles, _Q4K_RECORD // _Q4K_GROUPS)
-                acc = start_low(height)
-                for pair in range(4):
+                low = start_low(height)
+                for pair in range(2):
                     packed = load_bytes(nibbles + pair * 64)
-                    acc = dot_low(acc, low_nibbles(packed), at + pair * 8, x_stride)
-                    acc = dot_low(acc, high_nibbles(packed), at + pair * 8 + 4, x_stride)
-                factor = scales + group * 4
+                    low = dot_low(low, low_nibbles(packed), at + pair * 8, x_stride)
+                    low = dot_low(low, high_nibbles(packed), at + pair * 8 + 4, x_stride)
+                high = start_low(height)
+                for pair in range(2, 4):
+                    packed = load_bytes(nibbles + pair * 64)
+                    high = dot_low(high, low_nibbles(packed), at + pair * 8, x_stride)
+                    high = dot_low(high, high_nibbles(packed), at + pair * 8 + 4, x_stride)
+                factor = scales + group * 8
                 fine = record + 64 + part * 32
-                out = scale_add(out, finish_low(acc), scale * load_u8(fine), factor, scale_stride)
+                fine_scale = scale * load_u8(fine)
+                out = add_halves(out, finish_low(low), finish_low(high), fine_scale, factor, scale_stride)
                 out = fma_broadcast(out, minimum * load_u8(fine + 16), factor + plane, scale_stride)
         return out
 

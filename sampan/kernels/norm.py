@@ -52,4 +52,4 @@ def norm_quantize_row(
         w = weight + group * (GROUP_SIZE * 4)
         low = load_f32(at) * factor * load_f32(w)
         high = load_f32(at + 64) * factor * load_f32(w + 64)
-        quantize_pair(low, high, x + group * GROUP_SIZE, scales + group * 4, plane)
+        quantize_pair(low, high, x + group * GROUP_SIZE, scales + group * 8, plane)

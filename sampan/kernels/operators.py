@@ -211,7 +211,7 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
                 low,
                 high,
                 load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE) + group * 32,
-                load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE) + group * 4,
+                load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE) + group * 8,
                 load_word(op, QUANTIZED_PLANE),
             )
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.formats import GROUP_SIZE
+from sampan.kernels.layout import ACTIVATION_GROUP
 
 Array = NDArray[Any]
 
 
 def quantize(values: Array) -> tuple[Array, Array]:
-    """Activations float32 [rows, columns] to int8 codes and float32 scales [rows, columns / 32]."""
-    groups = values.reshape(len(values), -1, GROUP_SIZE).astype(np.float32)
+    """Activations float32 [rows, columns] to int8 codes and float32 scales [rows, columns / 16]."""
+    groups = values.reshape(len(values), -1, ACTIVATION_GROUP).astype(np.float32)
     largest = np.abs(groups).max(axis=2)
     with np.errstate(divide="ignore"):
         factors = np.where(largest > 1e-30, np.float32(127) / largest, np.float32(0)).astype(np.float32)
@@ -27,7 +27,7 @@ def quantize(values: Array) -> tuple[Array, Array]:
 
 def matmul(codes: Array, scales: Array, weights: Array) -> Array:
     """Quantized activations times float weights [rows, columns]: float64 [tokens, rows]."""
-    x = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), GROUP_SIZE, axis=1)
+    x = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), ACTIVATION_GROUP, axis=1)
     return np.asarray(x @ weights.astype(np.float64).T)
 
 

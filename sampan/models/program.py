@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sampan.cache.layout import KeyValueLayout
 from sampan.config import ModelConfig
 from sampan.errors import UnsupportedError
-from sampan.formats import BLOCK_ROWS, GROUP_SIZE
+from sampan.formats import BLOCK_ROWS
 from sampan.kernels import layout as k
 from sampan.kernels.memory import aligned_zeros
 from sampan.weights.pack import MatrixInfo, Pack
@@ -92,7 +92,7 @@ class _Builder:
 
     def quantized(self, columns: int) -> Quantized:
         rows = self.rows + k.TILE_SLACK
-        groups = columns // GROUP_SIZE
+        groups = columns // k.ACTIVATION_GROUP
         plane = rows * groups * 4
         return Quantized(self.bytes(rows * columns), columns, self.bytes(3 * plane), groups * 4, plane)
 

@@ -49,7 +49,7 @@ class Activations:
     def __init__(self, values: Array) -> None:
         self.tokens, self.columns = values.shape
         rows = self.tokens + 16
-        groups = self.columns // 32
+        groups = self.columns // 16
         self.values = aligned(values.astype(np.float32))
         self.codes = zeros((rows, self.columns), np.int8)
         self.planes = zeros((3, rows, groups), np.float32)

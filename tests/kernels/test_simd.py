@@ -12,6 +12,7 @@ from sampan.kernels.numerics import exponential, gelu_tanh, silu
 from sampan.kernels.reference import gelu_tanh as gelu_twin
 from sampan.kernels.reference import silu as silu_twin
 from sampan.kernels.simd import (
+    add_halves,
     dot_low,
     dot_signed,
     finish_low,
@@ -21,7 +22,6 @@ from sampan.kernels.simd import (
     load_f32,
     reduce_add,
     reduce_max,
-    scale_add,
     splat,
     start_low,
     start_signed,
@@ -68,15 +68,20 @@ def _lanes(source: int, target: int, first: int, end: int) -> float:
 
 
 @kernel
-def _dots(weights: int, x: int, sums: int, ones: int, low: int, signed: int) -> None:
-    acc = start_low(3)
-    for quad in range(8):
-        acc = dot_low(acc, load_bytes(weights + quad * 64), x + quad * 4, 32)
-    store_tile(low, 64, 3, scale_add(zero_tile(3), finish_low(acc), splat(np.float32(1)), ones, 4))
-    other = start_signed(3, sums, 4)
-    for quad in range(8):
-        other = dot_signed(other, load_bytes(weights + 512 + quad * 64), x + quad * 4, 32)
-    store_tile(signed, 64, 3, scale_add(zero_tile(3), other, splat(np.float32(1)), ones, 4))
+def _dots(weights: int, x: int, sums: int, factors: int, low: int, signed: int) -> None:
+    one = splat(np.float32(1))
+    first = start_low(3)
+    second = start_low(3)
+    for quad in range(4):
+        first = dot_low(first, load_bytes(weights + quad * 64), x + quad * 4, 32)
+        second = dot_low(second, load_bytes(weights + quad * 64 + 256), x + quad * 4 + 16, 32)
+    store_tile(low, 64, 3, add_halves(zero_tile(3), finish_low(first), finish_low(second), one, factors, 8))
+    third = start_signed(3, sums, 8)
+    fourth = start_signed(3, sums + 4, 8)
+    for quad in range(4):
+        third = dot_signed(third, load_bytes(weights + 512 + quad * 64), x + quad * 4, 32)
+        fourth = dot_signed(fourth, load_bytes(weights + 768 + quad * 64), x + quad * 4 + 16, 32)
+    store_tile(signed, 64, 3, add_halves(zero_tile(3), third, fourth, one, factors, 8))
 
 
 def test_every_finite_float16_is_read_exactly() -> None:
@@ -145,16 +150,17 @@ def test_dot_products_are_exact(seed: int, extreme: bool) -> None:
         np.concatenate([low.astype(np.uint8).ravel(), signed.astype(np.int8).view(np.uint8).ravel()])
     )
     codes = aligned(x.astype(np.int8))
-    sums = aligned(x.sum(axis=(1, 2)).astype(np.int32))
-    ones = aligned(np.ones(3, np.float32))
+    sums = aligned(x.reshape(3, 2, 16).sum(axis=2).astype(np.int32))
+    factors = aligned(np.tile(np.float32([1, 4]), (3, 1)))
+    weight = np.repeat([1, 4], 4)
     out_low, out_signed = zeros((3, 16), np.float32), zeros((3, 16), np.float32)
     _dots(
         weights.ctypes.data,
         codes.ctypes.data,
         sums.ctypes.data,
-        ones.ctypes.data,
+        factors.ctypes.data,
         out_low.ctypes.data,
         out_signed.ctypes.data,
     )
-    np.testing.assert_array_equal(out_low, np.einsum("qri,tqi->tr", low, x))
-    np.testing.assert_array_equal(out_signed, np.einsum("qri,tqi->tr", signed, x))
+    np.testing.assert_array_equal(out_low, np.einsum("qri,tqi->tr", low, x * weight[:, None]))
+    np.testing.assert_array_equal(out_signed, np.einsum("qri,tqi->tr", signed, x * weight[:, None]))

@@ -68,15 +68,16 @@ else:
         yield_thread,
     )
     from sampan.kernels.simd.tiles import (
+        add_halves,
         add_scaled,
         fma_broadcast,
         load_tile,
-        scale_add,
         store_tile,
         zero_tile,
     )
 
     __all__ = [
+        "add_halves",
         "add_scaled",
         "atomic_add",
         "atomic_compare_exchange",
@@ -109,7 +110,6 @@ else:
         "reduce_add",
         "reduce_max",
         "round_to_even",
-        "scale_add",
         "sleep_microseconds",
         "splat",
         "start_low",

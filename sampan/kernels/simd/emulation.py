@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sampan.kernels.simd.types import LANES
 
 __all__ = [
+    "add_halves",
     "add_scaled",
     "atomic_add",
     "atomic_compare_exchange",
@@ -49,8 +50,7 @@ __all__ = [
     "reduce_add",
     "reduce_max",
     "round_to_even",
-    "scale_add",
-    "sleep_microseconds",
+        "sleep_microseconds",
     "splat",
     "start_low",
     "start_signed",
@@ -234,8 +234,10 @@ def fma_broadcast(tile: Array, vector: Array, address: int, stride: int) -> Arra
     return fma(np.broadcast_to(vector, tile.shape), _rows(address, stride, len(tile), np.float32, 1), tile)
 
 
-def scale_add(tile: Array, sums: Array, vector: Array, address: int, stride: int) -> Array:
-    return fma(sums.astype(np.float32), vector * _rows(address, stride, len(tile), np.float32, 1), tile)
+def add_halves(tile: Array, low: Array, high: Array, vector: Array, address: int, stride: int) -> Array:
+    factors = _rows(address, stride, len(tile), np.float32, 2)
+    inner = fma(high.astype(np.float32), factors[:, 1:], low.astype(np.float32) * factors[:, :1])
+    return fma(inner, np.broadcast_to(vector, tile.shape), tile)
 
 
 def add_scaled(base: Array, tile: Array, factor: np.float32) -> Array:

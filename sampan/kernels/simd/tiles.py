@@ -46,21 +46,25 @@ def fma_broadcast(_context: Any, tile: Any, vector: Any, address: Any, stride: A
 
 
 @intrinsic
-def scale_add(_context: Any, tile: Any, sums: Any, vector: Any, address: Any, stride: Any) -> Any:
-    """Row t += float(sums[t]) * (vector * the float at address + t * stride)."""
+def add_halves(_context: Any, tile: Any, low: Any, high: Any, vector: Any, address: Any, stride: Any) -> Any:
+    """Row t += (low[t] * f0 + high[t] * f1) * vector, with f0 and f1 the floats at address + t * stride."""
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        rows, integers, vec, base, step = args
+        rows, low_sums, high_sums, vec, base, step = args
+
+        def scaled(sums: ir.Value, row: int, offset: int) -> tuple[ir.Value, ir.Value]:
+            at = builder.add(row_address(builder, base, step, row), ir.Constant(I64, offset))
+            factor = splat_scalar(builder, load(builder, at, F32, 4), LANES)
+            return builder.sitofp(builder.extract_value(sums, row), f32x16.llvm), factor
 
         def change(row: int, old: ir.Value) -> ir.Value:
-            factor = load(builder, row_address(builder, base, step, row), F32, 4)
-            scale = builder.fmul(vec, splat_scalar(builder, factor, LANES))
-            value = builder.sitofp(builder.extract_value(integers, row), f32x16.llvm)
-            return call_function(builder, "llvm.fma.v16f32", f32x16.llvm, value, scale, old)
+            inner = builder.fmul(*scaled(low_sums, row, 0))
+            inner = call_function(builder, "llvm.fma.v16f32", f32x16.llvm, *scaled(high_sums, row, 4), inner)
+            return call_function(builder, "llvm.fma.v16f32", f32x16.llvm, inner, vec, old)
 
         return map_tile(builder, rows, tile.height, f32x16.llvm, change)
 
-    return tile(tile, sums, vector, types.int64, types.int64), codegen
+    return tile(tile, low, high, vector, types.int64, types.int64), codegen
 
 
 @intrinsic
