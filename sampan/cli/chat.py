@@ -27,6 +27,15 @@ def chat(model: Model, system: str | None, options: OptionNames) -> None:
     while True:
         try:
             line = input(_PROMPT).strip()
+            interrupted = False
+            if line == "/exit":
+                return
+            if line == "/reset":
+                conversation = []
+            elif line.startswith("/"):
+                say(f"unknown command; {_COMMANDS}")
+            elif line:
+                _turn(model, conversation, system, line, options)
         except EOFError:
             print()
             return
@@ -36,41 +45,20 @@ def chat(model: Model, system: str | None, options: OptionNames) -> None:
                 return
             interrupted = True
             say("Ctrl-C again leaves")
-            continue
-        interrupted = False
-        if line == "/exit":
-            return
-        if line == "/reset":
-            conversation = []
-        elif line.startswith("/"):
-            say(f"unknown command; {_COMMANDS}")
-        elif line:
-            beginning = messages(system, line) if not conversation else [{"role": "user", "content": line}]
-            conversation, interrupted = _turn(model, [*conversation, *beginning], options)
 
 
 def _turn(
-    model: Model, conversation: list[dict[str, str]], options: OptionNames
-) -> tuple[list[dict[str, str]], bool]:
-    """Answer the conversation's last message: the conversation after that, and whether Ctrl-C stopped it."""
+    model: Model, conversation: list[dict[str, str]], system: str | None, line: str, options: OptionNames
+) -> None:
+    """Answer `line` and add both to the conversation; of an interrupted answer, what there is of it."""
     pieces: list[str] = []
-    interrupted = False
+    question = [{"role": "user", "content": line}] if conversation else messages(system, line)
     try:
-        completion = print_stream(model, conversation, options, pieces)
+        completion = print_stream(model, [*conversation, *question], options, pieces)
         if completion is not None:
             say_timings(completion)
-    except KeyboardInterrupt:
-        print()
-        interrupted = True
     except RequestError as error:
-        # The question is taken back, so that the conversation can go on after /reset or a shorter one.
         say(f"error: {error}; /reset begins anew")
-        return _without_question(conversation), False
-    if not pieces:
-        return _without_question(conversation), interrupted
-    return [*conversation, {"role": "assistant", "content": "".join(pieces)}], interrupted
-
-
-def _without_question(conversation: list[dict[str, str]]) -> list[dict[str, str]]:
-    rest = conversation[:-1]
-    return rest if any(message["role"] != "system" for message in rest) else []
+    finally:
+        if pieces:
+            conversation += [*question, {"role": "assistant", "content": "".join(pieces)}]
