@@ -3,9 +3,9 @@
     python bench/peers.py [MODEL] [--json] [--busy]
 
 Needs `python3 -m pip install -e '.[bench]'`; an engine that is not installed or cannot read the file is
-reported as such. Each engine lives in a process of its own (peer_worker.py) and works only when it is its turn. Every
-figure is the median over rounds in which each engine measured once. Prompts are new in every round, because
-OpenVINO GenAI remembers the ones it has read.
+reported as such. Each engine lives in a process of its own (peer_worker.py) and works only when it is its
+turn. Every figure is the median over rounds in which each engine measured once. Prompts are new in every
+round, because OpenVINO GenAI remembers the ones it has read.
 """
 
 from __future__ import annotations
