@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sampan.cli.arguments import JsonOption, ModelArgument
@@ -41,7 +41,8 @@ def list_models(as_json: JsonOption = False) -> None:
     for model in models:
         ready = model.kind == "pack" or bool(packs[model.reference])
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used))
-        rows.append((model.reference, model.kind, size_text(_size(model)), "yes" if ready else "no", used))
+        size = size_text(_size(model)) if model.path.exists() else "gone"
+        rows.append((model.reference, model.kind, size, "yes" if ready else "no", used))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -86,12 +87,11 @@ def _recorded_name(text: str) -> str:
     try:
         return str(parse_reference(text))
     except ModelReferenceError:
-        path = Path(text).absolute()
-        if path.exists() or not text.isprintable():
-            raise
-        # A path whose model has since gone may still have a record and packs.
-        if any(model.reference == str(path) for model in catalogue.models()):
-            return str(path)
+        # What lay at this path may be gone, and its record and packs still here.
+        gone = [model.reference for model in catalogue.models() if not model.owned]
+        for name in (text, os.path.realpath(text) if text.isprintable() else text):
+            if name in gone:
+                return name
         raise
 
 
@@ -99,7 +99,7 @@ def _size(model: LocalModel) -> int:
     if model.owned:
         return model.size
     files = model.path.rglob("*") if model.path.is_dir() else [model.path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in files if file.is_file())  # 0 when it is gone
 
 
 def _facts(model: LocalModel) -> dict[str, Any]:

@@ -74,7 +74,10 @@ def record(model: LocalModel) -> LocalModel:
 
 
 def models() -> list[LocalModel]:
-    """Every model, the last used first. Downloaded files without a record are recorded again."""
+    """Every model, the last used first; a user's own may be gone by now.
+
+    Downloaded files without a record are recorded again.
+    """
     found: dict[str, LocalModel] = {}
     for path in sorted((home() / "catalogue").glob("*.json")):
         model = _read(path)
@@ -132,7 +135,7 @@ def _record_path(reference: str) -> Path:
 
 def _complete(model: LocalModel) -> bool:
     if not model.owned:
-        return model.path.exists()
+        return True  # the user's own; one that is gone stays listed until `rm`, as its packs may be large
     try:
         return sum(file.stat().st_size for file in model.files) == model.size
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_a_models_life(engine_cli: Run, tiny_model: Path, engine_home: Path) -> 
     assert (tiny_model / "model.safetensors").is_file()
     assert not pack.exists()
     assert engine_cli("rm", str(tiny_model)).returncode == 2
+
+
+def test_a_model_that_is_gone_can_be_removed(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_model, moved)
+    assert engine_cli("run", str(moved), "hello", "--max-tokens", "1").returncode == 0
+    shutil.rmtree(moved)
+    row = next(line for line in engine_cli("list").stdout.splitlines() if line.startswith(str(moved)))
+    assert row.split()[1:4] == ["folder", "gone", "yes"]
+    removed = engine_cli("rm", str(moved), "--json")
+    assert removed.returncode == 0
+    (pack,) = json.loads(removed.stdout)["removed"]
+    assert not Path(pack).exists()
+    assert str(moved) not in engine_cli("list").stdout
 
 
 def test_an_unsupported_model_still_shows_its_tensors(cli: Run, tiny_model: Path, tmp_path: Path) -> None:

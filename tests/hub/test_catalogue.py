@@ -104,7 +104,7 @@ def test_a_record_that_points_outside_is_damaged(home: Path, tmp_path: Path, nam
     assert outside.exists()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=60)
     | st.recursive(
