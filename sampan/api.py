@@ -89,7 +89,7 @@ def load(
     *,
     context: int | None = None,
     threads: int | None = None,
-    kv_dtype: Literal["f16", "int8"] = "f16",
+    kv_dtype: Literal["bf16", "int8"] = "bf16",
     sequences: int = 1,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Model:
@@ -104,8 +104,8 @@ def load(
     _check_count("context", context)
     _check_count("threads", threads)
     _check_count("sequences", sequences)
-    if kv_dtype not in ("f16", "int8"):
-        raise RequestError(f"kv_dtype must be f16 or int8, not {kv_dtype!r}")
+    if kv_dtype not in ("bf16", "int8"):
+        raise RequestError(f"kv_dtype must be bf16 or int8, not {kv_dtype!r}")
 
     from sampan.convert.cache import ensure_pack
     from sampan.hub.home import packs_folder
@@ -127,7 +127,7 @@ def _start(
     reference: str,
     context: int | None,
     threads: int | None,
-    kv_dtype: Literal["f16", "int8"],
+    kv_dtype: Literal["bf16", "int8"],
     sequences: int,
     progress: Callable[[str, int, int | None], None] | None,
     started: float,
@@ -181,7 +181,7 @@ def load_tokenizer(pack: Pack) -> Tokenizer | None:
     )
 
 
-def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["f16", "int8"], sequences: int) -> int:
+def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "int8"], sequences: int) -> int:
     """The context to load with: what was asked for, checked, or a default that fits model and memory."""
     from sampan.cache.layout import KeyValueLayout
     from sampan.plan.machine import available_memory

@@ -108,7 +108,7 @@ def test_a_stream_that_nobody_reads_leaves_nothing_behind(loaded: sampan.Model) 
         ({"threads": 0}, "threads must be"),
         ({"threads": True}, "threads must be"),
         ({"sequences": -1}, "sequences must be"),
-        ({"kv_dtype": "f32"}, "kv_dtype must be f16 or int8, not 'f32'"),
+        ({"kv_dtype": "f32"}, "kv_dtype must be bf16 or int8, not 'f32'"),
         ({"context": 129}, "context 129 is more than the 128 tokens"),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_model_without_a_tokenizer(random_model: Path) -> None:
 
 def test_default_context_fits_the_memory(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = Pack.open(random_model)
-    per_token = KeyValueLayout(1, 2, 32, "f16").token_bytes
+    per_token = KeyValueLayout(1, 2, 32, "bf16").token_bytes
     fixed = pack.nbytes + 200 * 2**20
 
     def with_room_for(tokens: float) -> None:
@@ -185,17 +185,17 @@ def test_default_context_fits_the_memory(random_model: Path, monkeypatch: pytest
         monkeypatch.setattr("sampan.plan.machine.available_memory", lambda: available)
 
     with_room_for(10**6)
-    assert choose_context(pack, None, "f16", 1) == 4096
-    assert choose_context(pack, 8192, "f16", 1) == 8192
+    assert choose_context(pack, None, "bf16", 1) == 4096
+    assert choose_context(pack, 8192, "bf16", 1) == 8192
     with_room_for(4095)
-    assert choose_context(pack, None, "f16", 1) == 2048
-    assert choose_context(pack, None, "f16", 4) == 512
+    assert choose_context(pack, None, "bf16", 1) == 2048
+    assert choose_context(pack, None, "bf16", 4) == 512
     assert choose_context(pack, None, "int8", 1) == 4096
-    with pytest.raises(MachineError, match=r"1 x 8192 tokens of f16 KV cache 2 MiB"):
-        choose_context(pack, 8192, "f16", 1)
+    with pytest.raises(MachineError, match=r"1 x 8192 tokens of bf16 KV cache 2 MiB"):
+        choose_context(pack, 8192, "bf16", 1)
     with_room_for(255)
-    with pytest.raises(MachineError, match="256 tokens of f16"):
-        choose_context(pack, None, "f16", 1)
+    with pytest.raises(MachineError, match="256 tokens of bf16"):
+        choose_context(pack, None, "bf16", 1)
 
 
 def test_importing_sampan_is_light() -> None:

@@ -1,10 +1,11 @@
 """How keys and values lie in the pages of the KV cache.
 
 A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers: layer by layer, within a
-layer KV head by KV head. One head's part of a page, for float16:
+layer KV head by KV head. One head's part of a page, for bfloat16:
 
-- keys: 4 blocks of 16 positions; block [head_dim][16 positions], so that a SIMD lane owns a position;
-- values: [64 positions][head_dim].
+- keys: 4 blocks of 16 positions; block [head_dim / 2][16 positions][2], so that a SIMD lane owns a position
+  and holds two of its numbers;
+- values: [32 pairs of positions][head_dim][2], so that a lane owns a dimension of two positions.
 
 For int8 the same arrays hold int8, and behind them lie two float32 scales per position, 64 for keys, 64 for
 values.
@@ -19,7 +20,7 @@ from sampan.kernels.layout import PAGE_TOKENS
 
 __all__ = ["PAGE_TOKENS", "KeyValueLayout", "KeyValueType"]
 
-KeyValueType = Literal["f16", "int8"]
+KeyValueType = Literal["bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class KeyValueLayout:
     @property
     def element_bytes(self) -> int:
         """Bytes of one key or value element."""
-        return 2 if self.kind == "f16" else 1
+        return 2 if self.kind == "bf16" else 1
 
     @property
     def values_offset(self) -> int:

@@ -17,7 +17,7 @@ ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; one per co
 class KvType(StrEnum):
     """How keys and values are cached."""
 
-    F16 = "f16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 

@@ -22,7 +22,7 @@ def bench(
         list[int] | None, typer.Option(help="Decode this many streams at once; repeat for several.")
     ] = None,
     threads: ThreadsOption = None,
-    kv: KvOption = KvType.F16,
+    kv: KvOption = KvType.BF16,
     first_compile: Annotated[
         bool, typer.Option("--first-compile", help="Also time compiling the kernels, as on a new machine.")
     ] = False,
@@ -54,7 +54,7 @@ def evaluate(
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Compare over the whole text.")] = False,
     threads: ThreadsOption = None,
-    kv: KvOption = KvType.F16,
+    kv: KvOption = KvType.BF16,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how far a model's next-token distributions are from a reference's over a text."""

@@ -51,7 +51,7 @@ def run(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     threads: ThreadsOption = None,
-    kv: KvOption = KvType.F16,
+    kv: KvOption = KvType.BF16,
     raw: Annotated[bool, typer.Option("--raw", help="Continue PROMPT as it is, no chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:

@@ -38,7 +38,7 @@ class Runner:
         page_count: int,
         threads: int,
         kernel_folder: Path,
-        kv_dtype: KeyValueType = "f16",
+        kv_dtype: KeyValueType = "bf16",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> None:
         config = pack.config

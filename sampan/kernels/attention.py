@@ -6,8 +6,9 @@ chunks with the online softmax of Milakov and Gimelshein 2018 (as FlashAttention
 Decoding may compute the partials on several threads and fold them later, prefill folds as it goes: the
 arithmetic is the same, so the bits are.
 
-Rows are pairs (query, head) whose heads share one KV head. Per row the scratch holds head_dim floats of
-query; the state of a row is head_dim floats of values, then the maximum, then the sum.
+Rows are pairs (query, head) whose heads share one KV head. Queries, keys, weights and values are multiplied
+as bfloat16 (int8 caches hold whole numbers that bfloat16 holds exactly) and summed in float32; the softmax is
+float32. The state of a row is head_dim floats of values, then the maximum, then the sum.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.layout import PAGE_TOKENS, STATE_EXTRA
 from sampan.kernels.numerics import exponential
 from sampan.kernels.simd import (
+    dot_integer_pairs,
+    dot_pairs,
     fma,
-    fma_broadcast,
     keep_lanes,
-    load_f16,
     load_f32,
-    load_i8,
     load_scalar_f32,
     load_scalar_i64,
     load_tile,
@@ -34,6 +34,7 @@ from sampan.kernels.simd import (
     reduce_add,
     reduce_max,
     splat,
+    store_bf16,
     store_f32,
     store_scalar_f32,
     store_tile,
@@ -43,13 +44,14 @@ from sampan.kernels.simd import (
 from sampan.kernels.tiers import TIER
 
 _NEGATIVE_INFINITY = np.float32(-np.inf)
+_WIDTH = TIER.query_tile_width
 
 
 def _make_tile_kernels(height: int) -> tuple[Any, Any]:
     """Scores and weighted values for `height` rows at a time."""
 
     @kernel
-    def score_tile(
+    def score_rows(
         queries: int,
         keys: int,
         scores: int,
@@ -59,50 +61,125 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
         integer: int,
         scales: int,
     ) -> None:
-        """scores[row][position] for blocks of 16 positions [first_block, end_block) of one page's keys."""
-        for block in range(first_block, end_block):
-            tile = zero_tile(height)
+        """scores[row][position] for the blocks of 16 positions [first_block, end_block) of a page, at least."""
+        for block in range(first_block // _WIDTH * _WIDTH, end_block, _WIDTH):
+            tile = zero_tile(height, _WIDTH)
+            at = scores + block * 64
             if integer:
                 base = keys + block * head_dim * 16
-                for d in range(head_dim):
-                    tile = fma_broadcast(tile, load_i8(base + d * 16), queries + d * 4, head_dim * 4)
-                store_tile(scores + block * 64, CHUNK * 4, height, tile)
-                scale = load_f32(scales + block * 64)
+                for pair in range(head_dim // 2):
+                    tile = dot_integer_pairs(
+                        tile, base + pair * 32, head_dim * 16, queries + pair * 4, head_dim * 2
+                    )
+                store_tile(at, CHUNK * 4, height, tile)
                 for row in range(height):
-                    at = scores + block * 64 + row * CHUNK * 4
-                    store_f32(at, load_f32(at) * scale)
+                    for part in range(_WIDTH):
+                        scaled = load_f32(at + row * CHUNK * 4 + part * 64) * load_f32(
+                            scales + (block + part) * 64
+                        )
+                        store_f32(at + row * CHUNK * 4 + part * 64, scaled)
             else:
                 base = keys + block * head_dim * 32
-                for d in range(head_dim):
-                    tile = fma_broadcast(tile, load_f16(base + d * 32), queries + d * 4, head_dim * 4)
-                store_tile(scores + block * 64, CHUNK * 4, height, tile)
+                for pair in range(head_dim // 2):
+                    tile = dot_pairs(tile, base + pair * 64, head_dim * 32, queries + pair * 4, head_dim * 2)
+                store_tile(at, CHUNK * 4, height, tile)
+
+    def make_value_rows(width: int) -> Any:
+        @kernel
+        def value_rows(
+            weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
+        ) -> None:
+            """out[row][16 * width dimensions] += weights[row][position] * values[position], for pairs of
+            positions [first, end) of one page.
+            """
+            tile = load_tile(height, width, out, (head_dim + STATE_EXTRA) * 4)
+            if integer:
+                for pair in range(first, end):
+                    tile = dot_integer_pairs(
+                        tile, values + pair * head_dim * 2, 32, weights + pair * 4, CHUNK * 4
+                    )
+            else:
+                for pair in range(first, end):
+                    tile = dot_pairs(tile, values + pair * head_dim * 4, 64, weights + pair * 4, CHUNK * 4)
+            store_tile(out, (head_dim + STATE_EXTRA) * 4, height, tile)
+
+        return value_rows
+
+    wide_rows = make_value_rows(_WIDTH)
+    narrow_rows = make_value_rows(1) if _WIDTH > 1 else wide_rows
 
     @kernel
-    def value_tile(
+    def value_rows(
         weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
     ) -> None:
-        """out[row] += weights[row][position] * values[position] for positions [first, end) of one page."""
-        for part in range(head_dim // 16):
-            tile = load_tile(height, out + part * 64, (head_dim + STATE_EXTRA) * 4)
-            if integer:
-                base = values + part * 16
-                for position in range(first, end):
-                    vector = load_i8(base + position * head_dim)
-                    tile = fma_broadcast(tile, vector, weights + position * 4, CHUNK * 4)
-            else:
-                base = values + part * 32
-                for position in range(first, end):
-                    vector = load_f16(base + position * head_dim * 2)
-                    tile = fma_broadcast(tile, vector, weights + position * 4, CHUNK * 4)
-            store_tile(out + part * 64, (head_dim + STATE_EXTRA) * 4, height, tile)
+        """out[row] += weights[row][position] * values[position], for pairs of positions [first, end) of one
+        page.
+        """
+        vector_bytes = 32 if integer else 64
+        parts = head_dim // 16
+        wide = parts // _WIDTH * _WIDTH
+        for part in range(0, wide, _WIDTH):
+            wide_rows(weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer)
+        for part in range(wide, parts):
+            narrow_rows(weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer)
 
-    return score_tile, value_tile
+    return score_rows, value_rows
 
 
-_HIGH = TIER.query_tile
-_score_middle, _value_middle = _make_tile_kernels(4)
-_score_high, _value_high = _make_tile_kernels(_HIGH) if _HIGH > 4 else (_score_middle, _value_middle)
-_score_single, _value_single = _make_tile_kernels(1)
+_KERNELS = {height: _make_tile_kernels(height) for height in TIER.query_tiles}
+_TALLEST = max(_KERNELS)
+
+
+def _covering(rows: int) -> tuple[Any, Any]:
+    """The kernels of the lowest tile with room for `rows`; the tallest when none has."""
+    return _KERNELS[min((height for height in _KERNELS if height >= rows), default=_TALLEST)]
+
+
+_score_one, _value_one = _covering(1)
+_score_two, _value_two = _covering(2)
+_score_three, _value_three = _covering(3)
+_score_four, _value_four = _covering(4)
+_score_tall, _value_tall = _covering(_TALLEST)
+
+
+@kernel
+def _score(
+    left: int,
+    queries: int,
+    keys: int,
+    scores: int,
+    first_block: int,
+    end_block: int,
+    head_dim: int,
+    integer: int,
+    scales: int,
+) -> None:
+    if left == 1:
+        _score_one(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+    elif left == 2:
+        _score_two(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+    elif left == 3:
+        _score_three(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+    elif left == 4:
+        _score_four(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+    else:
+        _score_tall(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+
+
+@kernel
+def _value(
+    left: int, weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
+) -> None:
+    if left == 1:
+        _value_one(weights, values, out, first, end, head_dim, integer)
+    elif left == 2:
+        _value_two(weights, values, out, first, end, head_dim, integer)
+    elif left == 3:
+        _value_three(weights, values, out, first, end, head_dim, integer)
+    elif left == 4:
+        _value_four(weights, values, out, first, end, head_dim, integer)
+    else:
+        _value_tall(weights, values, out, first, end, head_dim, integer)
 
 
 @kernel
@@ -111,22 +188,35 @@ def _softmax_row(scores: int, first: int, end: int, low: int, high: int) -> tupl
 
     Returns the maximum and the sum; the maximum is -inf when no position is visible.
     """
+    # Most chunks are seen whole; masks would double their cost.
+    whole = low <= first and high >= end
     largest = splat(_NEGATIVE_INFINITY)
     for at in range(first, end, 16):
-        masked = keep_lanes(load_f32(scores + at * 4), low - at, high - at, _NEGATIVE_INFINITY)
-        largest = vector_max(masked, largest)
+        score = load_f32(scores + at * 4)
+        if not whole:
+            score = keep_lanes(score, low - at, high - at, _NEGATIVE_INFINITY)
+        largest = vector_max(score, largest)
     maximum = reduce_max(largest)
     total = splat(np.float32(0))
     if maximum == _NEGATIVE_INFINITY:
         return maximum, np.float32(0)
     shift = splat(maximum)
     for at in range(first, end, 16):
-        weight = keep_lanes(
-            exponential(load_f32(scores + at * 4) - shift), low - at, high - at, np.float32(0)
-        )
+        weight = exponential(load_f32(scores + at * 4) - shift)
+        if not whole:
+            weight = keep_lanes(weight, low - at, high - at, np.float32(0))
         total = total + weight
         store_f32(scores + at * 4, weight)
     return maximum, reduce_add(total)
+
+
+@kernel
+def _pack_weights(weights: int, first: int, end: int) -> None:
+    """float32 weights of positions [first, end), multiples of 16, to bfloat16 in place: position p at 2 p
+    bytes.
+    """
+    for at in range(first, end, 16):
+        store_bf16(weights + at * 2, load_f32(weights + at * 4))
 
 
 @kernel
@@ -191,7 +281,7 @@ def attend_chunk(
 ) -> None:
     """Partials of `rows` rows for one chunk of keys.
 
-    `queries`: float32 [rows, head_dim], already scaled; `positions`: int64 [rows]; a row at position p sees
+    `queries`: bfloat16 [rows, head_dim], already scaled; `positions`: int64 [rows]; a row at position p sees
     keys max(0, p - window + 1) .. p (window 0: all). `low` and `high` bound the keys any row sees. `cache` is
     the address of the head's part of page 0, `pages` the int64 page numbers of the sequence. `scores`:
     float32 [rows, CHUNK], scratch; `partials`: float32 [rows, head_dim + STATE_EXTRA]. Scratch has room for a
@@ -204,31 +294,21 @@ def attend_chunk(
     end16 = (end + 15) // 16 * 16
     element = 1 if integer else 2
     values_offset = PAGE_TOKENS * head_dim * element
-    row = 0
-    while row < rows:
-        left = rows - row
-        height = _HIGH if left > 4 else (4 if left > 1 else 1)
-        q = queries + row * head_dim * 4
-        s = scores + row * CHUNK * 4
-        for half in range(CHUNK // PAGE_TOKENS):
-            b0 = max(first16 - half * PAGE_TOKENS, 0) // 16
-            b1 = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS) // 16
-            if b1 > b0:
-                page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
-                keys = cache + page * page_bytes
-                scales = keys + 2 * values_offset
-                if row == 0:
-                    for line in range(values_offset // 64):
-                        prefetch(keys + values_offset + line * 64)
-                at = s + half * PAGE_TOKENS * 4
-                if height == 1:
-                    _score_single(q, keys, at, b0, b1, head_dim, integer, scales)
-                elif height == 4:
-                    _score_middle(q, keys, at, b0, b1, head_dim, integer, scales)
-                else:
-                    _score_high(q, keys, at, b0, b1, head_dim, integer, scales)
-        row += height
     state_bytes = (head_dim + STATE_EXTRA) * 4
+    for half in range(CHUNK // PAGE_TOKENS):
+        b0 = max(first16 - half * PAGE_TOKENS, 0) // 16
+        b1 = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS) // 16
+        if b1 > b0:
+            page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
+            keys = cache + page * page_bytes
+            for line in range(values_offset // 64):
+                prefetch(keys + values_offset + line * 64)
+            for row in range(0, rows, _TALLEST):
+                _score(
+                    rows - row, queries + row * head_dim * 2, keys,
+                    scores + (row * CHUNK + half * PAGE_TOKENS) * 4, b0, b1, head_dim, integer,
+                    keys + 2 * values_offset,
+                )  # fmt: skip
     for row in range(rows):
         position = load_scalar_i64(positions + row * 8)
         row_low = position - window + 1 if window > 0 else 0
@@ -248,29 +328,20 @@ def attend_chunk(
                     page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
                     scales = cache + page * page_bytes + 2 * values_offset + PAGE_TOKENS * 4
                     _scale_weights(s + half * PAGE_TOKENS * 4, scales, a, b)
-    row = 0
-    while row < rows:
-        left = rows - row
-        height = _HIGH if left > 4 else (4 if left > 1 else 1)
-        s = scores + row * CHUNK * 4
-        out = partials + row * state_bytes
-        for r in range(height):
-            for part in range(head_dim // 16):
-                store_f32(out + r * state_bytes + part * 64, splat(np.float32(0)))
-        for half in range(CHUNK // PAGE_TOKENS):
-            a = max(first - half * PAGE_TOKENS, 0)
-            b = min(end - half * PAGE_TOKENS, PAGE_TOKENS)
-            if b > a:
-                page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
-                values = cache + page * page_bytes + values_offset
-                at = s + half * PAGE_TOKENS * 4
-                if height == 1:
-                    _value_single(at, values, out, a, b, head_dim, integer)
-                elif height == 4:
-                    _value_middle(at, values, out, a, b, head_dim, integer)
-                else:
-                    _value_high(at, values, out, a, b, head_dim, integer)
-        row += height
+        _pack_weights(s, first16, end16)
+        for part in range(head_dim // 16):
+            store_f32(state + part * 64, splat(np.float32(0)))
+    for half in range(CHUNK // PAGE_TOKENS):
+        a = max(first - half * PAGE_TOKENS, 0)
+        b = min(end - half * PAGE_TOKENS, PAGE_TOKENS)
+        if b > a:
+            page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
+            values = cache + page * page_bytes + values_offset
+            for row in range(0, rows, _TALLEST):
+                _value(
+                    rows - row, scores + row * CHUNK * 4 + half * PAGE_TOKENS * 2, values,
+                    partials + row * state_bytes, a // 2, (b + 1) // 2, head_dim, integer,
+                )  # fmt: skip
 
 
 @kernel

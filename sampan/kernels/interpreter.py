@@ -1,11 +1,13 @@
 """The interpreter: all threads run a whole Program for one step inside one compiled call each.
 
-Work is handed out dynamically. Ops are phases, numbered without end. The current phase has a word that packs
-its tag, its number of units and the next unit to take; a thread takes some units with one
-compare-and-exchange and adds them to a count when done. Whoever completes the count opens the next phase. So
-a phase never waits for a thread that holds no work: with a busy neighbour on one core, the others carry on,
-and a thread that comes back finds the current phase at once. A packed word of an old phase can never be taken
-from, because its tag no longer matches.
+Work is handed out dynamically. Ops are phases, numbered without end. A phase's units are cut into one region
+per thread. A region has a word that packs the phase's tag, the next unit and the end: its own thread takes
+units from the front, so that it reads weights in one long run that the CPU's prefetchers follow, and a thread
+with nothing left takes from the back of another's region. Each take is one compare-and-exchange. Units done
+are added to a count, and whoever completes the count opens the next phase. So a phase never waits for a
+thread that holds no work: with a busy neighbour on one core, the others carry on, and a thread that comes
+back finds the current phase at once. The word of an old phase can never be taken from, because its tag no
+longer matches.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from sampan.kernels.layout import (
     GATE_UP_SLICE,
     MATMUL,
     MATMUL_SLICE,
+    MAX_REGIONS,
     NORM_ADD,
     NORM_QUANTIZE,
     OP_CODE,
@@ -28,8 +31,10 @@ from sampan.kernels.layout import (
     OP_WORDS,
     OPS,
     PHASE,
+    REGION_WORDS,
     RING,
     RING_DONE,
+    RING_REGIONS,
     RING_SLOTS,
     RING_WORDS,
     ROPE_STORE,
@@ -66,7 +71,7 @@ from sampan.kernels.simd import (
     yield_thread,
 )
 
-# The packed word: 23 bits of tag, 20 bits of unit count, 20 bits of next unit.
+# The packed word of a region: 23 bits of tag, 20 bits of end, 20 bits of next unit.
 _UNIT_BITS = 20
 _UNIT_MASK = (1 << _UNIT_BITS) - 1
 _TAG_MASK = (1 << 23) - 1
@@ -93,7 +98,7 @@ def op_units(op: int, step: int) -> int:
     if code == MATMUL:
         blocks = 0
         for i in range(load_word(op, SEGMENT_COUNT)):
-            blocks += load_word(op, SEGMENTS + i * SEGMENT_WORDS + SEGMENT_BLOCKS)
+            blocks += (load_word(op, SEGMENTS + i * SEGMENT_WORDS + SEGMENT_BLOCKS) + 1) // 2
         return blocks * ((rows + MATMUL_SLICE - 1) // MATMUL_SLICE)
     if code == GATE_UP:
         return load_word(op, SEGMENTS + SEGMENT_BLOCKS) // 2 * ((rows + GATE_UP_SLICE - 1) // GATE_UP_SLICE)
@@ -108,7 +113,7 @@ def largest_take(op: int, step: int) -> int:
         return 1
     if code == MATMUL or code == GATE_UP:  # noqa: SIM109, a tuple would be built at run time
         rows = load_word(step, load_word(op, OP_COUNT_WORD))
-        unit = load_word(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 1)
+        unit = load_word(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 2)
         slice_rows = min(rows, GATE_UP_SLICE if code == GATE_UP else MATMUL_SLICE)
         return max(_TAKE_BYTES // max(unit * ((slice_rows + 3) // 4), 1), 1)
     return _TAKE_TOKENS
@@ -142,10 +147,43 @@ def _ring_slot(state: int, phase: int) -> int:
 
 
 @kernel
+def _region_word(slot: int, region: int) -> int:
+    return slot + (RING_REGIONS + region * REGION_WORDS) * 8
+
+
+@kernel
 def _open_phase(state: int, phase: int, units: int) -> None:
     slot = _ring_slot(state, phase)
-    atomic_store(slot + RING_DONE * 8, 0)
-    atomic_store(slot, ((phase & _TAG_MASK) << (2 * _UNIT_BITS)) | (units << _UNIT_BITS))
+    regions = min(load_word(state, THREADS), MAX_REGIONS)
+    atomic_store(slot + RING_DONE * 8, units)
+    for region in range(regions):
+        first = region * units // regions
+        end = (region + 1) * units // regions
+        tag = (phase & _TAG_MASK) << (2 * _UNIT_BITS)
+        atomic_store(_region_word(slot, region), tag | (end << _UNIT_BITS) | first)
+
+
+@kernel
+def _take_units(slot: int, phase: int, home: int, regions: int, largest: int) -> tuple[int, int]:
+    """(first unit, how many) for a thread whose own region is `home`: none left gives 0, and a phase that is
+    over or a race that was lost gives -1.
+    """
+    for offset in range(regions):
+        region = (home + offset) % regions
+        address = _region_word(slot, region)
+        word = atomic_load(address)
+        if (word >> (2 * _UNIT_BITS)) & _TAG_MASK != phase & _TAG_MASK:
+            return 0, -1
+        unit = word & _UNIT_MASK
+        end = (word >> _UNIT_BITS) & _UNIT_MASK
+        if unit < end:
+            # Shares shrink towards the end of a region, so that the last ones are small.
+            take = min(max((end - unit) // 2, 1), largest)
+            own = offset == 0
+            if not atomic_compare_exchange(address, word, word + (take if own else -(take << _UNIT_BITS))):
+                return 0, -1
+            return (unit if own else end - take), take
+    return 0, 0
 
 
 @kernel
@@ -170,7 +208,8 @@ def enter(state: int, thread: int) -> int:
     step.
     """
     scratch = load_word(state, SCRATCH) + thread * load_word(state, SCRATCH_BYTES)
-    threads = load_word(state, THREADS)
+    regions = min(load_word(state, THREADS), MAX_REGIONS)
+    home = thread % regions
     step = load_word(state, STEP)
     op_count = load_word(state, OP_COUNT)
     if thread == 0:
@@ -189,11 +228,9 @@ def enter(state: int, thread: int) -> int:
         if atomic_load(state + STOP * 8) != 0 and thread != 0:
             return 1
         slot = _ring_slot(state, phase)
-        word = atomic_load(slot)
-        units = (word >> _UNIT_BITS) & _UNIT_MASK
-        unit = word & _UNIT_MASK
-        current = (word >> (2 * _UNIT_BITS)) & _TAG_MASK == phase & _TAG_MASK
-        if idle or (current and unit >= units):
+        op = load_word(state, OPS) + (phase - first_phase) * OP_WORDS * 8
+        unit, take = (0, 0) if idle else _take_units(slot, phase, home, regions, largest_take(op, step))
+        if take == 0:
             if phase != waited_phase:
                 waited_phase = phase
                 waits = 0
@@ -206,14 +243,7 @@ def enter(state: int, thread: int) -> int:
                 sleep_microseconds(_SLEEP_MICROSECONDS)
             else:
                 return 0
-            continue
-        if not current:
-            continue
-        op = load_word(state, OPS) + (phase - first_phase) * OP_WORDS * 8
-        # Shares shrink towards the end of the op, so that the last ones are small.
-        take = min(max((units - unit) // (2 * threads), 1), largest_take(op, step))
-        if not atomic_compare_exchange(slot, word, word + take):
-            continue
-        run_units(op, step, unit, unit + take, scratch)
-        if atomic_add(slot + RING_DONE * 8, take) + take == units:
-            _open_next(state, phase, first_phase)
+        elif take > 0:
+            run_units(op, step, unit, unit + take, scratch)
+            if atomic_add(slot + RING_DONE * 8, -take) == take:
+                _open_next(state, phase, first_phase)

@@ -21,13 +21,14 @@ NORM_ADD = 7
 
 # --- fields of an op (word index) ---------------------------------------------------------------------------
 
-OP_WORDS = 40
+OP_WORDS = 48
 
 OP_CODE = 0
 # Which count of the step gives the rows: STEP_TOKENS or STEP_OUTPUTS.
 OP_COUNT_WORD = 1
 
-# Quantized activations that the op writes: int8 rows, then planes of scales (see kernels/quantize.py).
+# Quantized activations that the op writes: rows, then planes of scales (see kernels/quantize.py); wide: 15
+# bits.
 QUANTIZED_X = 2
 QUANTIZED_STRIDE = 3
 QUANTIZED_SCALES = 4
@@ -56,12 +57,14 @@ SEGMENT_BLOCKS = 2
 SEGMENT_BLOCK_BYTES = 3
 SEGMENT_TARGET_OFFSET = 4
 ACTIVATION = 33
-# The same five words for the quantized activations that a matmul reads.
+# The same for the quantized activations that a matmul reads.
 INPUT_X = 34
 INPUT_STRIDE = 35
 INPUT_SCALES = 36
 INPUT_SCALE_STRIDE = 37
 INPUT_PLANE = 38
+INPUT_WIDE = 39
+QUANTIZED_WIDE = 40
 
 # ROPE_STORE and ATTENTION*
 HEADS = 17
@@ -117,12 +120,14 @@ SCRATCH = 52
 SCRATCH_BYTES = 53
 RING = 64
 RING_SLOTS = 8
-RING_WORDS = 32
-RING_DONE = 16
+RING_DONE = 0
+RING_REGIONS = 16
+REGION_WORDS = 16
+# A phase's units are split among at most so many threads to begin with; others steal.
+MAX_REGIONS = 8
+RING_WORDS = RING_REGIONS + MAX_REGIONS * REGION_WORDS
 SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
 
-# Inputs that share a scale when activations are quantized: one vector.
-ACTIVATION_GROUP = 16
 # Tokens that one unit of a matmul or of gate+up covers: bounds the scratch and gives many threads enough
 # units.
 MATMUL_SLICE = 128

@@ -15,11 +15,12 @@ import numpy as np
 from sampan.kernels.jit import kernel
 from sampan.kernels.memory import aligned_zeros
 from sampan.kernels.simd import (
-    add_halves,
+    add_group,
     dot_low,
     finish_low,
-    load_bytes,
+    load_byte_columns,
     load_f32,
+    load_tile,
     splat,
     start_low,
     store_f32,
@@ -52,16 +53,23 @@ def read_loop(start: int, end: int, sink: int) -> None:
 
 @kernel
 def dot_loop(weights: int, x: int, scales: int, sink: int, rounds: int) -> None:
-    """`rounds` groups of `_DOT_STEPS` dot products for a tile of tokens, on operands in the L1 cache."""
-    low = start_low(_TILE)
-    high = start_low(_TILE)
+    """`rounds` groups of `_DOT_STEPS` dot products for a tile of tokens, on operands in the L1 cache.
+
+    `scales`: 17 floats; every second dot product is scaled by the last one.
+    """
+    low = start_low(_TILE, 1)
+    high = start_low(_TILE, 1)
     for i in range(rounds):
         at = weights + (i & 7) * (_DOT_STEPS * 64)
         for step in range(0, _DOT_STEPS, 2):
-            low = dot_low(low, load_bytes(at + step * 64), x + step * 4, _DOT_STEPS * 4)
-            high = dot_low(high, load_bytes(at + step * 64 + 64), x + step * 4 + 4, _DOT_STEPS * 4)
-    sums = zero_tile(_TILE)
-    sums = add_halves(sums, finish_low(low), finish_low(high), splat(np.float32(1)), scales, 8)
+            low = dot_low(low, load_byte_columns(1, at + step * 64, 0), x + step * 4, _DOT_STEPS * 4)
+            high = dot_low(
+                high, load_byte_columns(1, at + step * 64 + 64, 0), x + step * 4 + 4, _DOT_STEPS * 4
+            )
+    sums = zero_tile(_TILE, 1)
+    scale = load_tile(1, 1, scales, 0)
+    sums = add_group(sums, finish_low(low), scale, scales, 0)
+    sums = add_group(sums, finish_low(high), scale, scales + 64, 0)
     store_tile(sink, 64, _TILE, sums)
 
 
@@ -117,7 +125,7 @@ def int8_rate(threads: int, seconds: float = 0.5) -> float:
     weights[:] = np.arange(weights.size) % 16
     x = aligned_zeros(_TILE * _DOT_STEPS * 4)
     x[:] = 3
-    scales = np.ones(2 * _TILE, np.float32)
+    scales = np.ones(17, np.float32)
     sinks = aligned_zeros(threads * _TILE * 64)
     rounds = 200_000
 

@@ -43,13 +43,14 @@ def norm_add_row(
 
 @kernel
 def norm_quantize_row(
-    source: int, weight: int, columns: int, epsilon: np.float32, x: int, scales: int, plane: int
+    source: int, weight: int, columns: int, epsilon: np.float32, x: int, scales: int, plane: int, wide: int
 ) -> None:
-    """Quantize rms_norm(source) * weight to int8 in one pass over the normed values."""
+    """Quantize rms_norm(source) * weight in one pass over the normed values; see `quantize_pair`."""
+    group_bytes = GROUP_SIZE * (2 if wide else 1)
     factor = splat(inverse_rms(source, columns, epsilon))
     for group in range(columns // GROUP_SIZE):
         at = source + group * (GROUP_SIZE * 4)
         w = weight + group * (GROUP_SIZE * 4)
         low = load_f32(at) * factor * load_f32(w)
         high = load_f32(at + 64) * factor * load_f32(w + 64)
-        quantize_pair(low, high, x + group * GROUP_SIZE, scales + group * 8, plane)
+        quantize_pair(low, high, x + group * group_bytes, scales + group * 4, plane, wide)

@@ -24,6 +24,7 @@ from sampan.kernels.layout import (
     INPUT_SCALE_STRIDE,
     INPUT_SCALES,
     INPUT_STRIDE,
+    INPUT_WIDE,
     INPUT_X,
     INTEGER_CACHE,
     KEY_BIAS,
@@ -39,6 +40,7 @@ from sampan.kernels.layout import (
     QUANTIZED_SCALE_STRIDE,
     QUANTIZED_SCALES,
     QUANTIZED_STRIDE,
+    QUANTIZED_WIDE,
     QUANTIZED_X,
     QUERY_BIAS,
     QUERY_NORM,
@@ -75,7 +77,7 @@ from sampan.kernels.layout import (
     WINDOW,
 )
 from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
-from sampan.kernels.matmul import matmul_block
+from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
 from sampan.kernels.numerics import gelu_tanh, silu
 from sampan.kernels.quantize import quantize_pair, quantize_row
@@ -87,6 +89,7 @@ from sampan.kernels.simd import (
     load_scalar_i64,
     load_word,
     splat,
+    store_bf16,
     store_f32,
     store_scalar_i64,
 )
@@ -120,6 +123,7 @@ def norm_quantize(op: int, first: int, end: int) -> None:
             load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE),
             load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE),
             load_word(op, QUANTIZED_PLANE),
+            load_word(op, QUANTIZED_WIDE),
         )
 
 
@@ -139,22 +143,26 @@ def norm_add(op: int, first: int, end: int) -> None:
 
 @kernel
 def matmul(op: int, step: int, first: int, end: int) -> None:
-    """Quantized matrix product. Unit: 16 rows of a matrix times a slice of the tokens.
+    """Quantized matrix product. Unit: two blocks of 16 rows of a matrix times a slice of the tokens.
 
-    The slices of a block follow each other, so that its weights are still in the cache.
+    The slices of the blocks follow each other, so that their weights are still in the cache.
     """
     tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + MATMUL_SLICE - 1) // MATMUL_SLICE
     for unit in range(first, end):
-        block = unit // slices
+        block = unit // slices * 2
         token = unit % slices * MATMUL_SLICE
         segment = op + SEGMENTS * 8
         while block >= load_word(segment, SEGMENT_BLOCKS):
-            block -= load_word(segment, SEGMENT_BLOCKS)
+            # An odd block at the end of a matrix has a unit of its own.
+            block -= (load_word(segment, SEGMENT_BLOCKS) + 1) // 2 * 2
             segment += SEGMENT_WORDS * 8
-        matmul_block(
+        matmul_blocks(
             load_word(segment, SEGMENT_FORMAT),
+            load_word(op, INPUT_WIDE),
             load_word(segment, SEGMENT_ADDRESS) + block * load_word(segment, SEGMENT_BLOCK_BYTES),
+            load_word(segment, SEGMENT_BLOCK_BYTES),
+            min(load_word(segment, SEGMENT_BLOCKS) - block, 2),
             load_word(op, COLUMNS) // 32,
             load_word(op, INPUT_X),
             load_word(op, INPUT_STRIDE),
@@ -176,16 +184,19 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
     tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + GATE_UP_SLICE - 1) // GATE_UP_SLICE
     stride = load_word(op, TARGET_STRIDE)
+    wide = load_word(op, QUANTIZED_WIDE)
     for unit in range(first, end):
         group = unit // slices
         token = unit % slices * GATE_UP_SLICE
         stop = min(token + GATE_UP_SLICE, tokens)
-        for part in range(4):
-            segment = op + (SEGMENTS + part // 2 * SEGMENT_WORDS) * 8
-            matmul_block(
+        for part in range(2):
+            segment = op + (SEGMENTS + part * SEGMENT_WORDS) * 8
+            matmul_blocks(
                 load_word(segment, SEGMENT_FORMAT),
-                load_word(segment, SEGMENT_ADDRESS)
-                + (group * 2 + part % 2) * load_word(segment, SEGMENT_BLOCK_BYTES),
+                load_word(op, INPUT_WIDE),
+                load_word(segment, SEGMENT_ADDRESS) + group * 2 * load_word(segment, SEGMENT_BLOCK_BYTES),
+                load_word(segment, SEGMENT_BLOCK_BYTES),
+                2,
                 load_word(op, COLUMNS) // 32,
                 load_word(op, INPUT_X),
                 load_word(op, INPUT_STRIDE),
@@ -194,7 +205,7 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
                 load_word(op, INPUT_PLANE),
                 token,
                 stop,
-                scratch + part * 64 - token * stride,
+                scratch + part * 128 - token * stride,
                 stride,
                 load_scalar_f32(op + FACTOR * 8),
                 load_word(op, ACCUMULATE),
@@ -210,9 +221,12 @@ def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
             quantize_pair(
                 low,
                 high,
-                load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE) + group * 32,
-                load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE) + group * 8,
+                load_word(op, QUANTIZED_X)
+                + row * load_word(op, QUANTIZED_STRIDE)
+                + group * (64 if wide else 32),
+                load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE) + group * 4,
                 load_word(op, QUANTIZED_PLANE),
+                wide,
             )
 
 
@@ -251,6 +265,10 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
                 store_f32(at + part * 64, load_f32(at + part * 64) * scale)
         position = load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8)
         page = load_scalar_i64(load_word(step, STEP_PAGES) + token * 8)
+        partner = token + 1 < load_word(step, load_word(op, OP_COUNT_WORD)) and (
+            load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8 + 8) == position + 1
+            and load_scalar_i64(load_word(step, STEP_PAGES) + token * 8 + 8) == page
+        )
         for head in range(kv_heads):
             at = keys + head * head_dim * 4
             if load_word(op, KEY_NORM) != 0:
@@ -258,7 +276,14 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
             rotate(at, cosines, sines, half)
             base = load_word(op, CACHE) + page * load_word(op, PAGE_BYTES) + head * load_word(op, HEAD_BYTES)
             store_key(at, base, position % PAGE_TOKENS, head_dim, integer)
-            store_value(values + head * head_dim * 4, base, position % PAGE_TOKENS, head_dim, integer)
+            store_value(
+                values + head * head_dim * 4,
+                base,
+                position % PAGE_TOKENS,
+                head_dim,
+                integer,
+                0 if partner else 1,
+            )
 
 
 @kernel
@@ -324,7 +349,7 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
         )
         source += (kv_head * group + row % group) * head_dim * 4
         for part in range(head_dim // 16):
-            store_f32(queries + row * head_dim * 4 + part * 64, load_f32(source + part * 64))
+            store_bf16(queries + (row * head_dim + part * 16) * 2, load_f32(source + part * 64))
         store_scalar_i64(positions + row * 8, start + row // group)
         reset_state(states + row * state_bytes, head_dim)
     low = first_visible(start, window)
@@ -397,4 +422,5 @@ def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> 
             load_word(op, QUANTIZED_X) + token * load_word(op, QUANTIZED_STRIDE),
             load_word(op, QUANTIZED_SCALES) + token * load_word(op, QUANTIZED_SCALE_STRIDE),
             load_word(op, QUANTIZED_PLANE),
+            load_word(op, QUANTIZED_WIDE),
         )

@@ -1,7 +1,5 @@
-"""Activations to int8, with a scale for every 16 inputs and the sums that matmuls need.
-
-Weights have a scale for every 32 inputs. Half of that for activations halves the divergence that int8 costs,
-because an outlier spoils the resolution of fewer neighbours, and costs one multiply-add per group and token.
+"""Activations to int8, or to 15 bits as two int8, with a scale for every 32 inputs and the sums that matmuls
+need.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import numpy as np
 from sampan.formats import GROUP_SIZE
 from sampan.kernels.jit import kernel
 from sampan.kernels.simd import (
+    fma,
     load_f32,
     reduce_add,
     reduce_max,
@@ -26,38 +25,57 @@ from sampan.kernels.simd import (
     vector_min,
 )
 
-
-@kernel
-def _quantize_half(values: Any, x: int, scale_address: int, plane: int) -> tuple[np.float32, np.float32]:
-    """Quantize 16 floats to int8 at `x`; the scale and the sum of the codes."""
-    largest = reduce_max(vector_abs(values))
-    # A zero group keeps scale 0; the factor is bounded so that subnormal groups do not divide to infinity.
-    factor = np.float32(127.0) / largest if largest > np.float32(1e-30) else np.float32(0)
-    scaled = vector_max(vector_min(values * splat(factor), splat(np.float32(127))), splat(np.float32(-127)))
-    codes = round_to_even(scaled)
-    store_rounded_i8(x, codes)
-    total = reduce_add(codes)
-    scale = largest * np.float32(1.0 / 127.0)
-    store_scalar_f32(scale_address, scale)
-    store_scalar_i32(scale_address + 2 * plane, np.int64(total))
-    return scale, total
+_INT8_LIMIT = np.float32(127.0)
+# 128 * 127: the high part of a 15-bit number is within int8.
+_WIDE_LIMIT = np.float32(16256.0)
 
 
 @kernel
-def quantize_pair(low: Any, high: Any, x: int, scale_address: int, plane: int) -> None:
-    """Quantize 32 floats (two vectors) to int8 at `x`, each vector with scale = max|v| / 127.
+def _codes(values: Any, factor: np.float32, limit: np.float32) -> Any:
+    return round_to_even(vector_max(vector_min(values * splat(factor), splat(limit)), splat(-limit)))
 
-    The two scales (float32) go to `scale_address`, the sums of the two vectors' codes (int32) two planes
-    further on, and between them, where a plane has two places as well, the sum of scale * code over all 32.
+
+@kernel
+def _store_wide(codes: Any, x: int) -> None:
+    """128 * high + low, the low parts 32 bytes behind the high ones."""
+    high = round_to_even(codes * splat(np.float32(1.0 / 128.0)))
+    store_rounded_i8(x, high)
+    store_rounded_i8(x + GROUP_SIZE, fma(high, splat(np.float32(-128.0)), codes))
+
+
+@kernel
+def quantize_pair(low: Any, high: Any, x: int, scale_address: int, plane: int, wide: int) -> None:
+    """Quantize 32 floats (two vectors) with scale = max|v| / 127: 32 int8 at `x`. With `wide`, scale = max|v|
+    / 16256 and each number is 128 * a + b: 32 int8 of a, then 32 of b.
+
+    The scale (float32) goes to `scale_address`, scale * sum of the codes one plane further on, and the sum
+    (int32) two.
     """
-    low_scale, low_total = _quantize_half(low, x, scale_address, plane)
-    high_scale, high_total = _quantize_half(high, x + 16, scale_address + 4, plane)
-    store_scalar_f32(scale_address + plane, low_scale * low_total + high_scale * high_total)
+    largest = reduce_max(vector_max(vector_abs(low), vector_abs(high)))
+    limit = _WIDE_LIMIT if wide else _INT8_LIMIT
+    # A zero group keeps scale 0; the factor is bounded so that subnormal groups do not divide to infinity.
+    factor = limit / largest if largest > np.float32(1e-30) else np.float32(0)
+    low_codes = _codes(low, factor, limit)
+    high_codes = _codes(high, factor, limit)
+    if wide:
+        _store_wide(low_codes, x)
+        _store_wide(high_codes, x + 16)
+    else:
+        store_rounded_i8(x, low_codes)
+        store_rounded_i8(x + 16, high_codes)
+    scale = largest / limit
+    total = reduce_add(low_codes + high_codes)
+    store_scalar_f32(scale_address, scale)
+    store_scalar_f32(scale_address + plane, scale * total)
+    store_scalar_i32(scale_address + 2 * plane, np.int64(total))
 
 
 @kernel
-def quantize_row(source: int, columns: int, x: int, scales: int, plane: int) -> None:
+def quantize_row(source: int, columns: int, x: int, scales: int, plane: int, wide: int) -> None:
     """Quantize one token's `columns` floats; see `quantize_pair`."""
+    group_bytes = GROUP_SIZE * (2 if wide else 1)
     for group in range(columns // GROUP_SIZE):
         at = source + group * (GROUP_SIZE * 4)
-        quantize_pair(load_f32(at), load_f32(at + 64), x + group * GROUP_SIZE, scales + group * 8, plane)
+        quantize_pair(
+            load_f32(at), load_f32(at + 64), x + group * group_bytes, scales + group * 4, plane, wide
+        )

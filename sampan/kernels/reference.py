@@ -10,24 +10,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.kernels.layout import ACTIVATION_GROUP
+from sampan.formats import GROUP_SIZE
 
 Array = NDArray[Any]
 
+# The largest code of an activation in 8 and in 15 bits.
+INT8_LIMIT = 127
+WIDE_LIMIT = 128 * 127
 
-def quantize(values: Array) -> tuple[Array, Array]:
-    """Activations float32 [rows, columns] to int8 codes and float32 scales [rows, columns / 16]."""
-    groups = values.reshape(len(values), -1, ACTIVATION_GROUP).astype(np.float32)
+
+def quantize(values: Array, limit: int = INT8_LIMIT) -> tuple[Array, Array]:
+    """Activations float32 [rows, columns] to whole numbers up to `limit` and float32 scales [rows, columns /
+    32].
+    """
+    groups = values.reshape(len(values), -1, GROUP_SIZE).astype(np.float32)
     largest = np.abs(groups).max(axis=2)
-    with np.errstate(divide="ignore"):
-        factors = np.where(largest > 1e-30, np.float32(127) / largest, np.float32(0)).astype(np.float32)
-    codes = np.rint(np.clip(groups * factors[:, :, None], -127, 127)).astype(np.int8)
-    return codes.reshape(values.shape), (largest * np.float32(1 / 127)).astype(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        factors = np.where(largest > 1e-30, np.float32(limit) / largest, np.float32(0)).astype(np.float32)
+    codes = np.rint(np.clip(groups * factors[:, :, None], -limit, limit)).astype(np.int64)
+    return codes.reshape(values.shape), (largest / np.float32(limit)).astype(np.float32)
 
 
 def matmul(codes: Array, scales: Array, weights: Array) -> Array:
     """Quantized activations times float weights [rows, columns]: float64 [tokens, rows]."""
-    x = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), ACTIVATION_GROUP, axis=1)
+    x = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), GROUP_SIZE, axis=1)
     return np.asarray(x @ weights.astype(np.float64).T)
 
 

@@ -12,19 +12,18 @@ from sampan.kernels.simd import (
     load_f32,
     load_scalar_f32,
     reduce_max,
+    round_to_even,
     splat,
-    store_f16,
     store_f32,
-    store_lanes_f16,
+    store_lanes_bf16,
     store_lanes_i8,
-    store_rounded_i8,
+    store_pairs_bf16,
+    store_pairs_i8,
     store_scalar_f32,
     vector_abs,
     vector_max,
     vector_min,
 )
-
-_FLOAT16_MAX = np.float32(65504)
 
 
 @kernel
@@ -61,40 +60,50 @@ def _int8_factor(largest: np.float32) -> np.float32:
 
 
 @kernel
-def _clamp(value: Any, limit: np.float32) -> Any:
-    return vector_max(vector_min(value, splat(limit)), splat(-limit))
+def _to_int8(value: Any) -> Any:
+    return round_to_even(vector_max(vector_min(value, splat(np.float32(127))), splat(np.float32(-127))))
 
 
 @kernel
 def store_key(source: int, base: int, slot: int, head_dim: int, integer: int) -> None:
-    """One head's key to position `slot` of a page; see cache/layout.py. Values beyond float16 saturate."""
+    """One head's key to position `slot` of a page; see cache/layout.py."""
     block = slot // 16
     lane = slot % 16
     if integer:
         largest = _largest(source, head_dim)
         factor = splat(_int8_factor(largest))
-        keys = base + block * head_dim * 16 + lane
+        keys = base + block * head_dim * 16 + lane * 2
         for i in range(head_dim // 16):
-            store_lanes_i8(keys + i * 256, 16, _clamp(load_f32(source + i * 64) * factor, np.float32(127)))
+            store_pairs_i8(keys + i * 256, 32, _to_int8(load_f32(source + i * 64) * factor))
         store_scalar_f32(base + 2 * PAGE_TOKENS * head_dim + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
-        keys = base + block * head_dim * 32 + lane * 2
+        keys = base + block * head_dim * 32 + lane * 4
         for i in range(head_dim // 16):
-            store_lanes_f16(keys + i * 512, 32, _clamp(load_f32(source + i * 64), _FLOAT16_MAX))
+            store_pairs_bf16(keys + i * 512, 64, load_f32(source + i * 64))
 
 
 @kernel
-def store_value(source: int, base: int, slot: int, head_dim: int, integer: int) -> None:
-    """One head's value to position `slot` of a page; see cache/layout.py. Values beyond float16 saturate."""
+def store_value(source: int, base: int, slot: int, head_dim: int, integer: int, clear: int) -> None:
+    """One head's value to position `slot` of a page; see cache/layout.py.
+
+    `clear`: an even position also clears the odd one that it shares words with, so that no old number is ever
+    multiplied by a weight of 0. Not where another thread may be writing that position.
+    """
+    clear = clear if slot % 2 == 0 else 0
+    zero = splat(np.float32(0))
     if integer:
         largest = _largest(source, head_dim)
         factor = splat(_int8_factor(largest))
-        values = base + PAGE_TOKENS * head_dim + slot * head_dim
+        values = base + PAGE_TOKENS * head_dim + slot // 2 * head_dim * 2 + slot % 2
         for i in range(head_dim // 16):
-            store_rounded_i8(values + i * 16, _clamp(load_f32(source + i * 64) * factor, np.float32(127)))
+            store_lanes_i8(values + i * 32, 2, _to_int8(load_f32(source + i * 64) * factor))
+            if clear:
+                store_lanes_i8(values + i * 32 + 1, 2, zero)
         scales = base + 2 * PAGE_TOKENS * head_dim + PAGE_TOKENS * 4
         store_scalar_f32(scales + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
-        values = base + PAGE_TOKENS * head_dim * 2 + slot * head_dim * 2
+        values = base + PAGE_TOKENS * head_dim * 2 + slot // 2 * head_dim * 4 + slot % 2 * 2
         for i in range(head_dim // 16):
-            store_f16(values + i * 32, _clamp(load_f32(source + i * 64), _FLOAT16_MAX))
+            store_lanes_bf16(values + i * 64, 4, load_f32(source + i * 64))
+            if clear:
+                store_lanes_bf16(values + i * 64 + 2, 4, zero)

@@ -22,25 +22,33 @@ DotKind = Literal["vnni512", "vnni256", "maddubs", "sdot", "portable"]
 class Tier:
     """An instruction set as the kernels see it.
 
-    The tallest tiles of tokens for weights of 4 bits and of 8 bits, and of queries in attention: as many as
-    the registers carry. Tiles of 4 and of 1 exist in every tier.
+    Tiles are as tall as the registers carry. `low_tiles` and `signed_tiles`, the tallest first: heights in
+    tokens for weights of 4 and of 8 bits, a block of 16 rows at a time. `pair_tile`: the height for two
+    blocks at a time, which share the activations they load; 0 where registers are too few. `query_tiles` and
+    `query_tile_width`: rows and vectors of attention's tiles.
     """
 
     name: str
     dot: DotKind
-    low_token_tile: int
-    signed_token_tile: int
-    query_tile: int
+    low_tiles: tuple[int, ...]
+    signed_tiles: tuple[int, ...]
+    pair_tile: int
+    query_tiles: tuple[int, ...]
+    query_tile_width: int
     hardware_float16: bool
+    bfloat16_dot: bool = False
 
 
-AVX512_VNNI = Tier("avx512-vnni", "vnni512", 12, 12, 8, True)
-AVX_VNNI = Tier("avx-vnni", "vnni256", 4, 4, 4, True)
-AVX2 = Tier("avx2", "maddubs", 8, 4, 4, True)
-NEON_DOTPROD = Tier("neon-dotprod", "sdot", 4, 4, 4, True)
-GENERIC = Tier("generic", "portable", 4, 4, 4, False)
+_SHORT = (4, 1)
+_QUERIES = (6, 4, 3, 2, 1)
+AVX512_BF16 = Tier("avx512-bf16", "vnni512", _SHORT, _SHORT, 6, _QUERIES, 4, True, True)
+AVX512_VNNI = Tier("avx512-vnni", "vnni512", _SHORT, _SHORT, 6, _QUERIES, 4, True)
+AVX_VNNI = Tier("avx-vnni", "vnni256", _SHORT, _SHORT, 0, _SHORT, 1, True)
+AVX2 = Tier("avx2", "maddubs", (8, 4, 1), _SHORT, 0, _SHORT, 1, True)
+NEON_DOTPROD = Tier("neon-dotprod", "sdot", _SHORT, _SHORT, 0, _SHORT, 1, True)
+GENERIC = Tier("generic", "portable", _SHORT, _SHORT, 0, _SHORT, 1, False)
 
-TIERS = {tier.name: tier for tier in (AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOTPROD, GENERIC)}
+TIERS = {tier.name: tier for tier in (AVX512_BF16, AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOTPROD, GENERIC)}
 
 
 def compiler_features() -> frozenset[str]:
@@ -55,7 +63,7 @@ def select_tier(features: frozenset[str], machine: str) -> Tier:
     """The best tier for a set of LLVM CPU features on `machine` (as `platform.machine()` names it)."""
     if machine.lower() in ("x86_64", "amd64"):
         if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= features:
-            return AVX512_VNNI
+            return AVX512_BF16 if "avx512bf16" in features else AVX512_VNNI
         if {"avx2", "fma", "f16c", "avxvnni"} <= features:
             return AVX_VNNI
         if {"avx2", "fma", "f16c"} <= features:

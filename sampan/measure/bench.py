@@ -79,7 +79,7 @@ def run_bench(
     prompt_tokens: int = 1024,
     streams: Sequence[int] = (1, 8),
     threads: int | None = None,
-    kv_dtype: KeyValueType = "f16",
+    kv_dtype: KeyValueType = "bf16",
     generated_tokens: int = 32,
     repetitions: int = 3,
     first_compile: bool = False,

@@ -82,7 +82,7 @@ def run_eval(
     window: int = 512,
     max_tokens: int | None = 4096,
     threads: int | None = None,
-    kv_dtype: KeyValueType = "f16",
+    kv_dtype: KeyValueType = "bf16",
     progress: Progress | None = None,
 ) -> EvalReport:
     """Compare the model `reference` with `against`: another reference, or "float32" for the same weights,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sampan.cache.layout import KeyValueLayout
 from sampan.config import ModelConfig
 from sampan.errors import UnsupportedError
-from sampan.formats import BLOCK_ROWS
+from sampan.formats import BLOCK_ROWS, GROUP_SIZE
 from sampan.kernels import layout as k
 from sampan.kernels.memory import aligned_zeros
 from sampan.weights.pack import MatrixInfo, Pack
@@ -34,8 +34,10 @@ class Floats:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Int8 rows with their planes of scales, see kernels/quantize.py."""
+    """Quantized rows with their planes of scales, see kernels/quantize.py; `wide`: of 15 bits, not 8."""
 
+    columns: int
+    wide: bool
     address: int
     stride: int
     scales: int
@@ -90,11 +92,17 @@ class _Builder:
     def floats(self, columns: int) -> Floats:
         return Floats(self.bytes((self.rows + k.TILE_SLACK) * columns * 4), columns * 4)
 
-    def quantized(self, columns: int) -> Quantized:
+    def quantized(self, columns: int, wide: bool = False) -> Quantized:
         rows = self.rows + k.TILE_SLACK
-        groups = columns // k.ACTIVATION_GROUP
+        stride = columns * 2 if wide else columns
+        groups = columns // GROUP_SIZE
         plane = rows * groups * 4
-        return Quantized(self.bytes(rows * columns), columns, self.bytes(3 * plane), groups * 4, plane)
+        address, scales = self.bytes(rows * stride), self.bytes(3 * plane)
+        return Quantized(columns, wide, address, stride, scales, groups * 4, plane)
+
+    def both(self, columns: int) -> dict[bool, Quantized]:
+        """Buffers for the same rows in 8 and in 15 bits, by `wide`; untouched memory costs nothing."""
+        return {wide: self.quantized(columns, wide) for wide in (False, True)}
 
     def emit(self, code: int, words: dict[int, int | float], count_word: int = k.STEP_TOKENS) -> None:
         op = np.zeros(k.OP_WORDS, np.int64)
@@ -112,6 +120,7 @@ def _quantized_output(buffer: Quantized) -> dict[int, int | float]:
         k.QUANTIZED_SCALES: buffer.scales,
         k.QUANTIZED_SCALE_STRIDE: buffer.scale_stride,
         k.QUANTIZED_PLANE: buffer.plane,
+        k.QUANTIZED_WIDE: int(buffer.wide),
     }
 
 
@@ -122,7 +131,8 @@ def _quantized_input(buffer: Quantized) -> dict[int, int | float]:
         k.INPUT_SCALES: buffer.scales,
         k.INPUT_SCALE_STRIDE: buffer.scale_stride,
         k.INPUT_PLANE: buffer.plane,
-        k.COLUMNS: buffer.stride,
+        k.INPUT_WIDE: int(buffer.wide),
+        k.COLUMNS: buffer.columns,
     }
 
 
@@ -193,11 +203,11 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
     heads_width = query_width + 2 * config.kv_head_count * config.head_dim
 
     hidden = b.floats(config.hidden_size)
-    normed = b.quantized(config.hidden_size)
+    normed = b.both(config.hidden_size)
     heads = b.floats(heads_width)
     mixed = b.floats(query_width)
-    mixed_quantized = b.quantized(query_width)
-    activated = b.quantized(config.intermediate_size)
+    mixed_quantized = b.both(query_width)
+    activated = b.both(config.intermediate_size)
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)
@@ -208,16 +218,17 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
     def vector(name: str) -> int:
         return pack.vector(name).ctypes.data
 
-    def norm(name: str, source: Floats, rows_address: int = 0, count_word: int = k.STEP_TOKENS) -> None:
+    def norm(name: str, wide: bool, rows_address: int = 0, count_word: int = k.STEP_TOKENS) -> Quantized:
         words: dict[int, int | float] = {
-            k.SOURCE: source.address,
-            k.SOURCE_STRIDE: source.stride,
+            k.SOURCE: hidden.address,
+            k.SOURCE_STRIDE: hidden.stride,
             k.WEIGHT: vector(name),
             k.COLUMNS: config.hidden_size,
             k.EPSILON: float(config.norm_epsilon),
             k.ROWS: rows_address,
         }
-        b.emit(k.NORM_QUANTIZE, words | _quantized_output(normed), count_word)
+        b.emit(k.NORM_QUANTIZE, words | _quantized_output(normed[wide]), count_word)
+        return normed[wide]
 
     def project(name: str, source: Quantized, post_norm: str) -> None:
         """An output projection: added to the hidden state, through a norm where the family has one."""
@@ -252,10 +263,13 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
     for layer in range(config.layer_count):
         prefix = f"layers.{layer}"
         attention = f"{prefix}.attention"
-        norm(f"{prefix}.attention_norm", hidden)
+        # Where 8 bits cost most, measured by the divergence of the default model: what attention compares,
+        # the first and the last layer, and the logits. Everywhere else 15 bits would only cost time.
+        wide = layer in (0, config.layer_count - 1)
+        source = norm(f"{prefix}.attention_norm", wide=True)
         words = {k.TARGET: heads.address, k.TARGET_STRIDE: heads.stride, k.FACTOR: 1.0}
         projections = [pack.matrices[f"{attention}.{part}"] for part in ("query", "key", "value")]
-        b.emit(k.MATMUL, words | _quantized_input(normed) | _segments(projections))
+        b.emit(k.MATMUL, words | _quantized_input(source) | _segments(projections))
         rope = config.layer_ropes[layer]
         shape: dict[int, int | float] = {
             k.SOURCE: heads.address,
@@ -293,22 +307,22 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
             k.PARTIAL_SLOT_BYTES: slot_bytes,
         }
         b.emit(k.ATTENTION, shape | words)
-        b.emit(k.ATTENTION_FINISH, shape | words | _quantized_output(mixed_quantized))
-        project(f"{attention}.output", mixed_quantized, f"{prefix}.attention_post_norm")
-        norm(f"{prefix}.mlp_norm", hidden)
+        b.emit(k.ATTENTION_FINISH, shape | words | _quantized_output(mixed_quantized[wide]))
+        project(f"{attention}.output", mixed_quantized[wide], f"{prefix}.attention_post_norm")
+        source = norm(f"{prefix}.mlp_norm", wide)
         words = {
             k.ACTIVATION: int(config.activation == "gelu_tanh"),
             k.TARGET_STRIDE: k.GATE_UP_STRIDE,
             k.FACTOR: 1.0,
         }
         gate_up = _segments([pack.matrices[f"{prefix}.mlp.gate"], pack.matrices[f"{prefix}.mlp.up"]])
-        b.emit(k.GATE_UP, words | _quantized_input(normed) | _quantized_output(activated) | gate_up)
-        project(f"{prefix}.mlp.down", activated, f"{prefix}.mlp_post_norm")
+        b.emit(k.GATE_UP, words | _quantized_input(source) | _quantized_output(activated[wide]) | gate_up)
+        project(f"{prefix}.mlp.down", activated[wide], f"{prefix}.mlp_post_norm")
 
-    norm("output_norm", hidden, step.output_rows.ctypes.data, k.STEP_OUTPUTS)
+    source = norm("output_norm", True, step.output_rows.ctypes.data, k.STEP_OUTPUTS)
     words = {k.TARGET: logits.address, k.TARGET_STRIDE: logits.stride, k.FACTOR: float(config.logit_scale)}
     head = pack.matrices["embedding" if config.tied_embeddings else "output"]
-    b.emit(k.MATMUL, words | _quantized_input(normed) | _segments([head]), k.STEP_OUTPUTS)
+    b.emit(k.MATMUL, words | _quantized_input(source) | _segments([head]), k.STEP_OUTPUTS)
 
     logits_memory = next(m for m in b.memory if isinstance(m, np.ndarray) and m.ctypes.data == logits.address)
     table = np.ascontiguousarray(np.stack(b.ops))

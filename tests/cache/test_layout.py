@@ -18,12 +18,12 @@ SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 16), st.integers(1, 16).ma
     ("layout", "token_bytes", "page_bytes"),
     [
         # SmolLM2-135M, worked out by hand: 30 layers * 3 heads * 64 * (key and value) * 2 bytes.
-        (KeyValueLayout(30, 3, 64, "f16"), 23_040, 1_474_560),
+        (KeyValueLayout(30, 3, 64, "bf16"), 23_040, 1_474_560),
         # In int8 half of that, and two float32 scales per head: 30 * 3 * (64 * 2 + 2 * 4).
         (KeyValueLayout(30, 3, 64, "int8"), 12_240, 783_360),
-        (KeyValueLayout(1, 1, 16, "f16"), 64, 4_096),
+        (KeyValueLayout(1, 1, 16, "bf16"), 64, 4_096),
     ],
-    ids=["smollm2-f16", "smollm2-int8", "smallest"],
+    ids=["smollm2-bf16", "smollm2-int8", "smallest"],
 )
 def test_sizes(layout: KeyValueLayout, token_bytes: int, page_bytes: int) -> None:
     assert layout.token_bytes == token_bytes
@@ -33,7 +33,7 @@ def test_sizes(layout: KeyValueLayout, token_bytes: int, page_bytes: int) -> Non
 @given(SHAPES)
 def test_a_page_is_filled_without_gaps(shape: tuple[int, int, int]) -> None:
     layers, kv_heads, head_dim = shape
-    for kind, element, extra in (("f16", 2, 0), ("int8", 1, 8)):
+    for kind, element, extra in (("bf16", 2, 0), ("int8", 1, 8)):
         layout = KeyValueLayout(*shape, kind)
         array = PAGE_TOKENS * head_dim * element
         assert layout.element_bytes == element
@@ -46,12 +46,12 @@ def test_a_page_is_filled_without_gaps(shape: tuple[int, int, int]) -> None:
         assert layout.head_bytes % 64 == 0
 
 
-@pytest.mark.parametrize("kind", ["f16", "int8"])
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, PAGE_TOKENS - 1), st.sampled_from([16, 48, 64]), st.integers(0, 2**32 - 1))
 def test_kernels_store_where_the_layout_says(kind: str, slot: int, head_dim: int, seed: int) -> None:
     """One position's key and value, read back by NumPy; nothing else in the head's part changes."""
-    layout = KeyValueLayout(1, 1, head_dim, "int8" if kind == "int8" else "f16")
+    layout = KeyValueLayout(1, 1, head_dim, "int8" if kind == "int8" else "bf16")
     vectors = np.random.default_rng(seed).standard_normal((2, head_dim)).astype(np.float32)
     memory = aligned_zeros(layout.page_bytes)
     memory[:] = 0x55

@@ -13,7 +13,7 @@ from sampan.engine.runner import Runner
 from sampan.weights.pack import Pack
 from tests.engine.schedules import Logits, Step, run_schedule
 
-KINDS: tuple[KeyValueType, ...] = ("f16", "int8")
+KINDS: tuple[KeyValueType, ...] = ("bf16", "int8")
 # A prompt, tokens of two sequences side by side, single tokens.
 STEPS: list[Step] = [[(0, 7)], [(0, 1), (1, 2)], [(1, 1), (0, 3)]]
 LENGTHS = (11, 3)

@@ -46,12 +46,14 @@ def random_matrix(random: np.random.Generator, form: MatrixFormat, rows: int, co
 class Activations:
     """Float rows and the memory for their quantized form: codes, then planes of scales."""
 
-    def __init__(self, values: Array) -> None:
+    def __init__(self, values: Array, wide: bool = False) -> None:
         self.tokens, self.columns = values.shape
+        self.wide = wide
         rows = self.tokens + 16
-        groups = self.columns // 16
+        groups = self.columns // 32
         self.values = aligned(values.astype(np.float32))
-        self.codes = zeros((rows, self.columns), np.int8)
+        self.stride = self.columns * (2 if wide else 1)
+        self.codes = zeros((rows, self.stride), np.int8)
         self.planes = zeros((3, rows, groups), np.float32)
         self.plane = rows * groups * 4
         self.scale_stride = groups * 4
@@ -60,3 +62,12 @@ class Activations:
     def scales(self) -> Array:
         """Float32 scales of the real rows."""
         return self.planes[0, : self.tokens]
+
+    @property
+    def numbers(self) -> Array:
+        """The codes of the real rows as whole numbers, [tokens, columns]."""
+        codes = self.codes[: self.tokens].astype(np.int64)
+        if not self.wide:
+            return codes
+        parts = codes.reshape(self.tokens, -1, 2, 32)
+        return (parts[:, :, 0] * 128 + parts[:, :, 1]).reshape(self.tokens, self.columns)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sampan.formats import MatrixFormat
 from sampan.kernels import reference
 from sampan.kernels.jit import kernel
-from sampan.kernels.matmul import matmul_block
+from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
 from sampan.kernels.quantize import quantize_row
 from sampan.kernels.rows import dequantize_row
@@ -20,22 +20,37 @@ from tests.kernels.buffers import FORMATS, Activations, aligned, random_matrix, 
 
 @kernel
 def _quantize(
-    source: int, tokens: int, columns: int, x: int, scales: int, scale_stride: int, plane: int
+    source: int,
+    tokens: int,
+    columns: int,
+    x: int,
+    stride: int,
+    scales: int,
+    scale_stride: int,
+    plane: int,
+    wide: int,
 ) -> None:
     for token in range(tokens):
         quantize_row(
-            source + token * columns * 4, columns, x + token * columns, scales + token * scale_stride, plane
+            source + token * columns * 4,
+            columns,
+            x + token * stride,
+            scales + token * scale_stride,
+            plane,
+            wide,
         )
 
 
 @kernel
 def _matmul(
     code: int,
+    wide: int,
     matrix: int,
     blocks: int,
     block_bytes: int,
     columns: int,
     x: int,
+    x_stride: int,
     scales: int,
     scale_stride: int,
     plane: int,
@@ -46,13 +61,16 @@ def _matmul(
     factor: float,
     accumulate: int,
 ) -> None:
-    for block in range(blocks):
-        matmul_block(
+    for block in range(0, blocks, 2):
+        matmul_blocks(
             code,
+            wide,
             matrix + block * block_bytes,
+            block_bytes,
+            min(blocks - block, 2),
             columns // 32,
             x,
-            columns,
+            x_stride,
             scales,
             scale_stride,
             plane,
@@ -65,16 +83,18 @@ def _matmul(
         )
 
 
-def _quantized(values: np.ndarray) -> Activations:
-    a = Activations(values)
+def _quantized(values: np.ndarray, wide: bool = False) -> Activations:
+    a = Activations(values, wide)
     _quantize(
         a.values.ctypes.data,
         a.tokens,
         a.columns,
         a.codes.ctypes.data,
+        a.stride,
         a.planes.ctypes.data,
         a.scale_stride,
         a.plane,
+        int(wide),
     )
     return a
 
@@ -95,11 +115,13 @@ def _product(
         out[: a.tokens] = base
     _matmul(
         form.code,
+        int(a.wide),
         records.ctypes.data,
         rows // 16,
         form.matrix_bytes(16, a.columns),
         a.columns,
         a.codes.ctypes.data,
+        a.stride,
         a.planes.ctypes.data,
         a.scale_stride,
         a.plane,
@@ -114,6 +136,7 @@ def _product(
     return out[: a.tokens]
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @settings(deadline=None, max_examples=25)
 @given(
     st.integers(1, 6),
@@ -121,56 +144,65 @@ def _product(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 1e-35, 1e-3, 1.0, 1e6]),
 )
-def test_quantize(tokens: int, groups: int, seed: int, scale: float) -> None:
+def test_quantize(wide: bool, tokens: int, groups: int, seed: int, scale: float) -> None:
     values = np.random.default_rng(seed).standard_normal((tokens, groups * 32)) * scale
-    a = _quantized(values)
-    codes, scales = reference.quantize(a.values)
-    np.testing.assert_array_equal(a.codes[:tokens], codes)
+    a = _quantized(values, wide)
+    codes, scales = reference.quantize(a.values, reference.WIDE_LIMIT if wide else reference.INT8_LIMIT)
+    np.testing.assert_array_equal(a.numbers, codes)
     np.testing.assert_array_equal(a.scales, scales)
-    sums = codes.reshape(tokens, 2 * groups, 16).astype(np.int64).sum(axis=2)
+    sums = codes.reshape(tokens, groups, 32).sum(axis=2)
     np.testing.assert_array_equal(a.planes[2, :tokens].view(np.int32), sums)
-    weighted = (scales.astype(np.float64) * sums).reshape(tokens, groups, 2).sum(axis=2)
-    limit = 1e-6 * np.abs(scales * sums).max(initial=0)
-    np.testing.assert_allclose(a.planes[1, :tokens, ::2], weighted, rtol=0, atol=limit)
+    weighted = scales.astype(np.float64) * sums
+    limit = 1e-6 * np.abs(weighted).max(initial=0)
+    np.testing.assert_allclose(a.planes[1, :tokens], weighted, rtol=0, atol=limit)
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @settings(deadline=None, max_examples=12)
 @given(
     st.integers(1, 3),
     st.integers(1, 2),
-    st.integers(1, 14),
+    st.integers(1, 24),
     st.integers(0, 3),
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
 def test_matmul(
-    form: MatrixFormat, blocks: int, groups: int, tokens: int, skip: int, accumulate: bool, seed: int
+    form: MatrixFormat,
+    wide: bool,
+    blocks: int,
+    groups: int,
+    tokens: int,
+    skip: int,
+    accumulate: bool,
+    seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
     columns, rows = groups * form.group_columns, blocks * 16
     records = random_matrix(random, form, rows, columns)
-    a = _quantized(random.standard_normal((tokens, columns)))
+    a = _quantized(random.standard_normal((tokens, columns)), wide)
     base = random.standard_normal((tokens, rows)).astype(np.float32) if accumulate else None
     first = min(skip, tokens - 1)
     out = _product(form, records, rows, a, first, tokens, factor=0.5, base=base)
-    twin = reference.matmul(a.codes[:tokens], a.scales, dequantize(records, form, rows, columns)) * 0.5
+    twin = reference.matmul(a.numbers, a.scales, dequantize(records, form, rows, columns)) * 0.5
     if base is not None:
         twin += base
     scale = np.abs(twin).max() + 1
     np.testing.assert_allclose(out[first:], twin[first:], atol=2e-6 * scale * np.sqrt(columns))
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_a_tokens_bits_do_not_depend_on_its_neighbours(form: MatrixFormat) -> None:
+def test_a_tokens_bits_do_not_depend_on_its_neighbours(form: MatrixFormat, wide: bool) -> None:
     random = np.random.default_rng(1)
     columns = 3 * form.group_columns
-    records = random_matrix(random, form, 32, columns)
-    a = _quantized(random.standard_normal((29, columns)))
-    together = _product(form, records, 32, a, 0, 29)
-    for first, end in ((0, 1), (0, 2), (3, 8), (1, 14), (16, 29)):
+    records = random_matrix(random, form, 48, columns)
+    a = _quantized(random.standard_normal((29, columns)), wide)
+    together = _product(form, records, 48, a, 0, 29)
+    for first, end in ((0, 1), (0, 2), (3, 8), (1, 9), (1, 14), (16, 29)):
         np.testing.assert_array_equal(
-            _product(form, records, 32, a, first, end)[first:end], together[first:end]
+            _product(form, records, 48, a, first, end)[first:end], together[first:end]
         )
 
 
@@ -209,7 +241,8 @@ def test_norms(groups: int, seed: int, scale: float) -> None:
         a.codes.ctypes.data,
         a.planes.ctypes.data,
         a.plane,
+        0,
     )
-    restored = a.codes[:1] * np.repeat(a.scales, 16, axis=1)
-    step = np.abs(twin).reshape(1, -1, 16).max(axis=2).repeat(16, axis=1) / 127
+    restored = a.codes[:1] * np.repeat(a.scales, 32, axis=1)
+    step = np.abs(twin).reshape(1, -1, 32).max(axis=2).repeat(32, axis=1) / 127
     assert (np.abs(restored - twin) <= step * 0.51 + 1e-6).all()

@@ -12,10 +12,13 @@ import json
 import platform
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llvmlite.binding as llvm
 from numba.core import types
+
+if TYPE_CHECKING:
+    from sampan.kernels.tiers import Tier
 
 DOT = re.compile(r"(?:\{\w+\}\s+)?(vpdpbusd|v?pmaddubsw|v?pmaddwd|sdot)\s+(.*)")
 CALL = re.compile(r"(?:call\w*|bl|blr)\s+(.*)")
@@ -59,6 +62,12 @@ def describe(assembly: str) -> dict[str, Any]:
     }
 
 
+def tile_shapes(tier: Tier) -> set[tuple[int, int]]:
+    """(tokens, blocks) of every tile that a tier has."""
+    pairs = {(tier.pair_tile, 2)} if tier.pair_tile else set()
+    return {(height, 1) for height in (*tier.low_tiles, *tier.signed_tiles)} | pairs
+
+
 def main() -> None:
     """Compile and report."""
     triple, machine = sys.argv[1:]
@@ -71,12 +80,14 @@ def main() -> None:
     from sampan.kernels.tiers import TIER
 
     kernels = {}
-    for height in sorted({1, 4, TIER.low_token_tile, TIER.signed_token_tile}):
-        for tile_kernel in _make_tiles(height):
-            compiled: Any = tile_kernel
-            compiled.compile((types.int64,) * 7)
-            (assembly,) = compiled.inspect_asm().values()
-            kernels[f"{compiled.__name__} x {height}"] = describe(assembly)
+    for height, width in sorted(tile_shapes(TIER)):
+        for wide in (False, True):
+            for tile_kernel in _make_tiles(height, width, wide):
+                compiled: Any = tile_kernel
+                compiled.compile((types.int64,) * 9)
+                (assembly,) = compiled.inspect_asm().values()
+                bits = 15 if wide else 8
+                kernels[f"{compiled.__name__} {bits} bits {height} x {width}"] = describe(assembly)
     print(json.dumps({"tier": TIER.name, "kernels": kernels}))
 
 

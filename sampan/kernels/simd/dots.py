@@ -3,6 +3,9 @@
 `low`: weights in 0..15. `signed`: weights in -128..127. Activations are int8 in -127..127, 4 inputs per
 lane. `start_*` begins a group of 32 inputs, `dot_*` adds 4 inputs for each token, `finish_low` gives the
 int32 sums. With vpmaddubsw, 16-bit sums of one group cannot overflow: 8 quads * 2 * 15 * 127 = 30,480.
+
+Activations of 15 bits come as two int8 numbers, 128 * high + low. After the products with the high ones,
+`resume_*` multiplies by 128 and goes on with the low ones.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from sampan.kernels.simd.emit import (
     splat_scalar,
     zero_constant,
 )
-from sampan.kernels.simd.types import I8, I16, I32, LANES, Tile, i8x64, i16x32, i32x16
+from sampan.kernels.simd.types import I8, I16, I32, LANES, Tile, Vector, i8x64, i16x32, i32x16
 from sampan.kernels.tiers import TIER
 
+_UNSIGNED = TIER.dot in ("vnni512", "vnni256")
 _LOW_ACCUMULATOR = i16x32 if TIER.dot == "maddubs" else i32x16
 
 
@@ -86,104 +90,178 @@ def _madd_ones(builder: ir.IRBuilder, words: ir.Value) -> ir.Value:
     return call_function(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), words, ones)
 
 
+def _tile_of(vector: Vector, height: Any, width: Any) -> Tile:
+    return Tile(vector, height.literal_value, width.literal_value)
+
+
 @intrinsic(prefer_literal=True)
-def start_low(_context: Any, height: Any) -> Any:
-    """An empty accumulator for `height` tokens."""
-    tile = Tile(_LOW_ACCUMULATOR, height.literal_value)
-    return tile(height), lambda *_: zero_constant(tile)
+def start_low(_context: Any, height: Any, width: Any) -> Any:
+    """An empty accumulator for `height` tokens and `width` blocks of weights."""
+    tile = _tile_of(_LOW_ACCUMULATOR, height, width)
+    return tile(height, width), lambda *_: zero_constant(tile)
+
+
+@intrinsic(prefer_literal=True)
+def start_high_signed(_context: Any, height: Any, width: Any) -> Any:
+    """An accumulator for the high parts of activations and signed weights."""
+    tile = _tile_of(i32x16, height, width)
+    return tile(height, width), lambda *_: zero_constant(tile)
+
+
+@intrinsic(prefer_literal=True)
+def start_signed(_context: Any, height: Any, width: Any, sums: Any, stride: Any) -> Any:
+    """An accumulator for signed weights; `sums`: each token's int32 sum of its 32 activations, at stride.
+
+    vpdpbusd takes unsigned weights, so they are shifted by 128 there and 128 * sum is taken away here.
+    """
+    tile = _tile_of(i32x16, height, width)
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        if not _UNSIGNED:
+            return zero_constant(tile)
+        corrections = _corrections(builder, tile.height, args[2], args[3])
+        return map_tile(builder, zero_constant(tile), tile, i32x16, lambda row, _c, _old: corrections[row])
+
+    return tile(height, width, types.int64, types.int64), codegen
+
+
+def _corrections(builder: ir.IRBuilder, height: int, base: ir.Value, step: ir.Value) -> list[ir.Value]:
+    """-128 times each row's int32, at stride, in all lanes."""
+    out = []
+    for row in range(height):
+        total = load(builder, row_address(builder, base, step, row), I32, 4)
+        out.append(splat_scalar(builder, builder.mul(total, ir.Constant(I32, -128)), LANES))
+    return out
+
+
+def _quads(builder: ir.IRBuilder, height: int, base: ir.Value, step: ir.Value) -> list[ir.Value]:
+    """4 activations of each row, at stride, repeated to fill a register of the dot product."""
+    bytes_wide = 32 if TIER.dot == "maddubs" else 64
+    return [
+        _broadcast_quad(builder, row_address(builder, base, step, row), bytes_wide) for row in range(height)
+    ]
+
+
+def _product(builder: ir.IRBuilder, acc: ir.Value, weights: ir.Value, quad: ir.Value) -> ir.Value:
+    if _UNSIGNED:
+        return _vnni(builder, acc, weights, quad)
+    return (_sdot if TIER.dot == "sdot" else _portable_dot)(builder, acc, weights, quad)
 
 
 @intrinsic
 def dot_low(_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
-    """Lane r of row t += sum over 4 inputs of weights[r] * (int8 at address + t * stride); 4-bit weights."""
+    """Lane r of row t, column c += sum over 4 inputs of weights[c][r] * (int8 at address + t * stride); 4-bit
+    weights.
+    """
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        rows, vector, base, step = args
+        quads = _quads(builder, tile.height, args[2], args[3])
 
-        def change(row: int, old: ir.Value) -> ir.Value:
-            at = row_address(builder, base, step, row)
-            if TIER.dot == "maddubs":
-                quad = _broadcast_quad(builder, at, 32)
-                halves = [_maddubs(builder, part_of(builder, vector, 2, part), quad) for part in range(2)]
-                return builder.add(old, join_parts(builder, halves))
-            quad = _broadcast_quad(builder, at, 64)
-            if TIER.dot in ("vnni512", "vnni256"):
-                return _vnni(builder, old, vector, quad)
-            return (_sdot if TIER.dot == "sdot" else _portable_dot)(builder, old, vector, quad)
+        def change(row: int, column: int, old: ir.Value) -> ir.Value:
+            vector = builder.extract_value(args[1], column)
+            if TIER.dot != "maddubs":
+                return _product(builder, old, vector, quads[row])
+            halves = [_maddubs(builder, part_of(builder, vector, 2, part), quads[row]) for part in range(2)]
+            return builder.add(old, join_parts(builder, halves))
 
-        return map_tile(builder, rows, tile.height, tile.vector.llvm, change)
+        return map_tile(builder, args[0], tile, tile.vector, change)
 
     return tile(tile, weights, types.int64, types.int64), codegen
+
+
+@intrinsic
+def dot_signed(_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
+    """Lane r of row t, column c += sum over 4 inputs of weights[c][r] * (int8 at address + t * stride); int8
+    weights.
+    """
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        quads = _quads(builder, tile.height, args[2], args[3])
+        columns = [builder.extract_value(args[1], column) for column in range(tile.width)]
+        if _UNSIGNED:
+            columns = [builder.xor(column, constant(i8x64.llvm, 0x80)) for column in columns]
+
+        def change(row: int, column: int, old: ir.Value) -> ir.Value:
+            if TIER.dot != "maddubs":
+                return _product(builder, old, columns[column], quads[row])
+            halves = []
+            for part in range(2):
+                weight = part_of(builder, columns[column], 2, part)
+                # |w| * (x with w's sign) keeps the pair sums of vpmaddubsw within 16 bits: 2 * 128 * 127.
+                magnitude = call_function(
+                    builder, "llvm.abs.v32i8", weight.type, weight, ir.Constant(ir.IntType(1), 0)
+                )
+                signed = call_function(builder, "llvm.x86.avx2.psign.b", weight.type, quads[row], weight)
+                halves.append(_madd_ones(builder, _maddubs(builder, magnitude, signed)))
+            return builder.add(old, join_parts(builder, halves))
+
+        return map_tile(builder, args[0], tile, i32x16, change)
+
+    return tile(tile, weights, types.int64, types.int64), codegen
+
+
+def _words_to_sums(builder: ir.IRBuilder, words: ir.Value) -> ir.Value:
+    return join_parts(builder, [_madd_ones(builder, part_of(builder, words, 2, part)) for part in range(2)])
 
 
 @intrinsic
 def finish_low(_context: Any, tile: Any) -> Any:
     """The int32 sums of a `dot_low` accumulator."""
-    result = Tile(i32x16, tile.height)
+    result = Tile(i32x16, tile.height, tile.width)
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        if tile.vector == i32x16:
+            return args[0]
+        return map_tile(builder, args[0], tile, i32x16, lambda _r, _c, words: _words_to_sums(builder, words))
+
+    return result(tile), codegen
+
+
+def _times_128(builder: ir.IRBuilder, sums: ir.Value) -> ir.Value:
+    return builder.shl(sums, constant(i32x16.llvm, 7))
+
+
+@intrinsic
+def resume_low(_context: Any, sums: Any) -> Any:
+    """The accumulator for the low parts, given the finished sums of the high parts."""
+    tile = Tile(_LOW_ACCUMULATOR, sums.height, sums.width)
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        if tile.vector != i32x16:
+            return zero_constant(tile)
+        return map_tile(builder, args[0], sums, i32x16, lambda _r, _c, old: _times_128(builder, old))
+
+    return tile(sums), codegen
+
+
+@intrinsic
+def finish_resumed(_context: Any, tile: Any, sums: Any) -> Any:
+    """The int32 sums of both parts: of the accumulator that `resume_low` began, and of the high parts."""
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         if tile.vector == i32x16:
             return args[0]
 
-        def change(_row: int, words: ir.Value) -> ir.Value:
-            return join_parts(
-                builder, [_madd_ones(builder, part_of(builder, words, 2, part)) for part in range(2)]
-            )
+        def change(row: int, column: int, high: ir.Value) -> ir.Value:
+            words = builder.extract_value(args[0], row * tile.width + column)
+            return builder.add(_words_to_sums(builder, words), _times_128(builder, high))
 
-        return map_tile(builder, args[0], tile.height, i32x16.llvm, change)
+        return map_tile(builder, args[1], sums, i32x16, change)
 
-    return result(tile), codegen
-
-
-@intrinsic(prefer_literal=True)
-def start_signed(_context: Any, height: Any, sums: Any, stride: Any) -> Any:
-    """An accumulator for signed weights; `sums`: each token's int32 sum of its 32 activations, at stride.
-
-    vpdpbusd takes unsigned weights, so they are shifted by 128 there and 128 * sum is taken away here.
-    """
-    tile = Tile(i32x16, height.literal_value)
-
-    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        if TIER.dot not in ("vnni512", "vnni256"):
-            return zero_constant(tile)
-
-        def change(row: int, _old: ir.Value) -> ir.Value:
-            total = load(builder, row_address(builder, args[1], args[2], row), I32, 4)
-            return splat_scalar(builder, builder.mul(total, ir.Constant(I32, -128)), LANES)
-
-        return map_tile(builder, zero_constant(tile), tile.height, i32x16.llvm, change)
-
-    return tile(height, types.int64, types.int64), codegen
+    return sums(tile, sums), codegen
 
 
 @intrinsic
-def dot_signed(_context: Any, tile: Any, weights: Any, address: Any, stride: Any) -> Any:
-    """Lane r of row t += sum over 4 inputs of weights[r] * (int8 at address + t * stride); int8 weights."""
+def resume_signed(_context: Any, tile: Any, sums: Any, stride: Any) -> Any:
+    """Go on with the low parts; `sums` as in `start_signed`, of whole activations."""
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        rows, vector, base, step = args
-        if TIER.dot in ("vnni512", "vnni256"):
-            vector = builder.xor(vector, constant(i8x64.llvm, 0x80))
+        corrections = _corrections(builder, tile.height, args[1], args[2]) if _UNSIGNED else []
 
-        def change(row: int, old: ir.Value) -> ir.Value:
-            at = row_address(builder, base, step, row)
-            if TIER.dot == "maddubs":
-                quad = _broadcast_quad(builder, at, 32)
-                halves = []
-                for part in range(2):
-                    weight = part_of(builder, vector, 2, part)
-                    # |w| * (x with w's sign) keeps the pair sums of vpmaddubsw within 16 bits: 2 * 128 * 127.
-                    magnitude = call_function(
-                        builder, "llvm.abs.v32i8", weight.type, weight, ir.Constant(ir.IntType(1), 0)
-                    )
-                    signed = call_function(builder, "llvm.x86.avx2.psign.b", weight.type, quad, weight)
-                    halves.append(_madd_ones(builder, _maddubs(builder, magnitude, signed)))
-                return builder.add(old, join_parts(builder, halves))
-            quad = _broadcast_quad(builder, at, 64)
-            if TIER.dot in ("vnni512", "vnni256"):
-                return _vnni(builder, old, vector, quad)
-            return (_sdot if TIER.dot == "sdot" else _portable_dot)(builder, old, vector, quad)
+        def change(row: int, _column: int, old: ir.Value) -> ir.Value:
+            wide = _times_128(builder, old)
+            return builder.add(wide, corrections[row]) if _UNSIGNED else wide
 
-        return map_tile(builder, rows, tile.height, i32x16.llvm, change)
+        return map_tile(builder, args[0], tile, i32x16, change)
 
-    return tile(tile, weights, types.int64, types.int64), codegen
+    return tile(tile, types.int64, types.int64), codegen

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sampan.kernels.simd.types import I32, I64, Tile
+from sampan.kernels.simd.types import I32, I64, Tile, Vector
 
 Emit = Callable[..., Any]
 
@@ -96,14 +96,17 @@ def rint(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 def map_tile(
     builder: ir.IRBuilder,
-    tile: ir.Value,
-    height: int,
-    result: ir.Type,
-    change: Callable[[int, ir.Value], ir.Value],
+    value: ir.Value,
+    tile: Tile,
+    result: Vector,
+    change: Callable[[int, int, ir.Value], ir.Value],
 ) -> ir.Value:
-    out = ir.Constant(ir.ArrayType(result, height), ir.Undefined)
-    for row in range(height):
-        out = builder.insert_value(out, change(row, builder.extract_value(tile, row)), row)
+    """Each vector of a tile replaced by `change(row, column, vector)`, which has the type `result`."""
+    out = ir.Constant(ir.ArrayType(result.llvm, tile.height * tile.width), ir.Undefined)
+    for row in range(tile.height):
+        for column in range(tile.width):
+            at = row * tile.width + column
+            out = builder.insert_value(out, change(row, column, builder.extract_value(value, at)), at)
     return out
 
 

@@ -17,25 +17,27 @@ from numpy.typing import NDArray
 from sampan.kernels.simd.types import LANES
 
 __all__ = [
-    "add_halves",
+    "add_group",
     "add_scaled",
     "atomic_add",
     "atomic_compare_exchange",
     "atomic_load",
     "atomic_store",
     "cpu_relax",
+    "dot_integer_pairs",
     "dot_low",
+    "dot_pairs",
     "dot_signed",
     "exponent_of_two",
     "finish_low",
+    "finish_resumed",
     "fma",
     "fma_broadcast",
     "high_nibbles",
     "keep_lanes",
-    "load_bytes",
-    "load_f16",
+    "load_byte_columns",
+    "load_f16_columns",
     "load_f32",
-    "load_i8",
     "load_scalar_f16",
     "load_scalar_f32",
     "load_scalar_i8",
@@ -43,21 +45,28 @@ __all__ = [
     "load_scalar_i64",
     "load_scalar_u8",
     "load_tile",
-    "load_u8",
+    "load_u8_columns",
     "load_word",
     "low_nibbles",
+    "multiply_columns",
+    "negate_columns",
     "prefetch",
     "reduce_add",
     "reduce_max",
+    "resume_low",
+    "resume_signed",
     "round_to_even",
-        "sleep_microseconds",
+    "sleep_microseconds",
     "splat",
+    "start_high_signed",
     "start_low",
     "start_signed",
-    "store_f16",
+    "store_bf16",
     "store_f32",
-    "store_lanes_f16",
+    "store_lanes_bf16",
     "store_lanes_i8",
+    "store_pairs_bf16",
+    "store_pairs_i8",
     "store_rounded_i8",
     "store_scalar_f32",
     "store_scalar_i32",
@@ -68,7 +77,7 @@ __all__ = [
     "vector_min",
     "yield_thread",
     "zero_tile",
-]  # fmt: skip
+]
 
 Array = NDArray[Any]
 
@@ -84,10 +93,6 @@ def _rows(address: int, stride: int, height: int, dtype: Any, count: int) -> Arr
     return np.stack([_view(address + row * stride, dtype, count) for row in range(height)])
 
 
-def load_bytes(address: int) -> Array:
-    return _view(address, np.uint8, 4 * LANES).copy()
-
-
 def prefetch(address: int) -> None:
     """Nothing to fetch."""
 
@@ -100,34 +105,39 @@ def store_f32(address: int, value: Array) -> None:
     _view(address, np.float32, LANES)[:] = value
 
 
-def load_f16(address: int) -> Array:
-    return _view(address, np.float16, LANES).astype(np.float32)
-
-
-def store_f16(address: int, value: Array) -> None:
-    _view(address, np.float16, LANES)[:] = value.astype(np.float16)
-
-
-def load_u8(address: int) -> Array:
-    return _view(address, np.uint8, LANES).astype(np.float32)
-
-
-def load_i8(address: int) -> Array:
-    return _view(address, np.int8, LANES).astype(np.float32)
-
-
 def store_rounded_i8(address: int, value: Array) -> None:
     _view(address, np.int8, LANES)[:] = np.rint(value).astype(np.int8)
 
 
-def store_lanes_f16(address: int, stride: int, value: Array) -> None:
-    for lane in range(LANES):
-        _view(address + lane * stride, np.float16, 1)[0] = value[lane]
+def _bf16_bits(value: Array) -> Array:
+    bits = np.ascontiguousarray(value, np.float32).view(np.uint32)
+    magnitude = np.minimum(bits & 0x7FFFFFFF, 0x7F7F0000)
+    rounded = magnitude + 0x7FFF + ((magnitude >> 16) & 1)
+    return np.asarray((rounded | (bits & 0x80000000)) >> 16, np.uint16)
+
+
+def store_bf16(address: int, value: Array) -> None:
+    _view(address, np.uint16, LANES)[:] = _bf16_bits(value)
+
+
+def store_pairs_bf16(address: int, stride: int, value: Array) -> None:
+    for number, bits in enumerate(_bf16_bits(value)):
+        _view(address + number // 2 * stride + number % 2 * 2, np.uint16, 1)[0] = bits
+
+
+def store_pairs_i8(address: int, stride: int, value: Array) -> None:
+    for number, whole in enumerate(value.astype(np.int8)):
+        _view(address + number // 2 * stride + number % 2, np.int8, 1)[0] = whole
+
+
+def store_lanes_bf16(address: int, stride: int, value: Array) -> None:
+    for lane, bits in enumerate(_bf16_bits(value)):
+        _view(address + lane * stride, np.uint16, 1)[0] = bits
 
 
 def store_lanes_i8(address: int, stride: int, value: Array) -> None:
-    for lane in range(LANES):
-        _view(address + lane * stride, np.int8, 1)[0] = np.rint(value[lane])
+    for lane, whole in enumerate(value.astype(np.int8)):
+        _view(address + lane * stride, np.int8, 1)[0] = whole
 
 
 def load_scalar_f32(address: int) -> np.float32:
@@ -218,64 +228,124 @@ def keep_lanes(value: Array, first: int, end: int, other: np.float32) -> Array:
     return np.where((lanes >= first) & (lanes < end), value, np.float32(other))
 
 
-def low_nibbles(value: Array) -> Array:
-    return value & 15
+def zero_tile(height: int, width: int) -> Array:
+    return np.zeros((height, width, LANES), np.float32)
 
 
-def high_nibbles(value: Array) -> Array:
-    return value >> 4
+def load_tile(height: int, width: int, address: int, stride: int) -> Array:
+    return _rows(address, stride, height, np.float32, width * LANES).reshape(height, width, LANES)
 
 
-def zero_tile(height: int) -> Array:
-    return np.zeros((height, LANES), np.float32)
+def store_tile(address: int, stride: int, count: int, tile: Array) -> None:
+    for row, values in enumerate(tile[: max(count, 0)]):
+        _view(address + row * stride, np.float32, values.size)[:] = values.ravel()
 
 
-def fma_broadcast(tile: Array, vector: Array, address: int, stride: int) -> Array:
-    return fma(np.broadcast_to(vector, tile.shape), _rows(address, stride, len(tile), np.float32, 1), tile)
+def load_byte_columns(width: int, address: int, stride: int) -> Array:
+    return _rows(address, stride, width, np.uint8, 4 * LANES)
 
 
-def add_halves(tile: Array, low: Array, high: Array, vector: Array, address: int, stride: int) -> Array:
-    factors = _rows(address, stride, len(tile), np.float32, 2)
-    inner = fma(high.astype(np.float32), factors[:, 1:], low.astype(np.float32) * factors[:, :1])
-    return fma(inner, np.broadcast_to(vector, tile.shape), tile)
+def load_f16_columns(width: int, address: int, stride: int) -> Array:
+    return _rows(address, stride, width, np.float16, LANES).astype(np.float32)
+
+
+def load_u8_columns(width: int, address: int, stride: int) -> Array:
+    return _rows(address, stride, width, np.uint8, LANES).astype(np.float32)
+
+
+def low_nibbles(columns: Array) -> Array:
+    return columns & 15
+
+
+def high_nibbles(columns: Array) -> Array:
+    return columns >> 4
+
+
+def multiply_columns(a: Array, b: Array) -> Array:
+    return a * b
+
+
+def negate_columns(columns: Array) -> Array:
+    return -columns
+
+
+def _factors(tile: Array, address: int, stride: int) -> Array:
+    return _rows(address, stride, len(tile), np.float32, 1)[:, None]
+
+
+def fma_broadcast(tile: Array, columns: Array, address: int, stride: int) -> Array:
+    return fma(np.broadcast_to(columns, tile.shape), _factors(tile, address, stride), tile)
+
+
+def add_group(tile: Array, sums: Array, columns: Array, address: int, stride: int) -> Array:
+    return fma(sums.astype(np.float32), columns * _factors(tile, address, stride), tile)
 
 
 def add_scaled(base: Array, tile: Array, factor: np.float32) -> Array:
     return fma(tile, np.full(tile.shape, factor, np.float32), base)
 
 
-def load_tile(height: int, address: int, stride: int) -> Array:
-    return _rows(address, stride, height, np.float32, LANES)
+def start_low(height: int, width: int) -> Array:
+    return np.zeros((height, width, LANES), np.int32)
 
 
-def store_tile(address: int, stride: int, count: int, tile: Array) -> None:
-    for row in range(min(count, len(tile))):
-        store_f32(address + row * stride, tile[row])
+def start_high_signed(height: int, width: int) -> Array:
+    return start_low(height, width)
 
 
-def start_low(height: int) -> Array:
-    return np.zeros((height, LANES), np.int32)
+def start_signed(height: int, width: int, sums: int, stride: int) -> Array:
+    return start_low(height, width)
 
 
 def _dot(tile: Array, weights: Array, address: int, stride: int) -> Array:
     quads = _rows(address, stride, len(tile), np.int8, 4).astype(np.int32)
-    return tile + np.asarray(quads @ weights.reshape(LANES, 4).astype(np.int32).T, np.int32)
+    lanes = weights.reshape(-1, LANES, 4).astype(np.int32)
+    return np.asarray(tile + np.einsum("tq,clq->tcl", quads, lanes), np.int32)
 
 
 def dot_low(tile: Array, weights: Array, address: int, stride: int) -> Array:
     return _dot(tile, weights, address, stride)
 
 
+def dot_signed(tile: Array, weights: Array, address: int, stride: int) -> Array:
+    return _dot(tile, weights.view(np.int8), address, stride)
+
+
 def finish_low(tile: Array) -> Array:
     return tile
 
 
-def start_signed(height: int, sums: int, stride: int) -> Array:
-    return np.zeros((height, LANES), np.int32)
+def resume_low(sums: Array) -> Array:
+    return sums * 128
 
 
-def dot_signed(tile: Array, weights: Array, address: int, stride: int) -> Array:
-    return _dot(tile, weights.view(np.int8), address, stride)
+def finish_resumed(tile: Array, sums: Array) -> Array:
+    return tile
+
+
+def resume_signed(tile: Array, sums: int, stride: int) -> Array:
+    return tile * 128
+
+
+def _widened(bits: Array) -> Array:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _dot_pairs(tile: Array, vectors: Array, address: int, stride: int) -> Array:
+    factors = _widened(_rows(address, stride, len(tile), np.uint16, 2))[:, None, :, None]
+    for number in (1, 0):  # the order of the instruction
+        tile = fma(np.broadcast_to(vectors[None, :, :, number], tile.shape), factors[:, :, number], tile)
+    return tile
+
+
+def dot_pairs(tile: Array, vectors: int, vector_stride: int, address: int, stride: int) -> Array:
+    pairs = _widened(_rows(vectors, vector_stride, tile.shape[1], np.uint16, 2 * LANES))
+    return _dot_pairs(tile, pairs.reshape(-1, LANES, 2), address, stride)
+
+
+def dot_integer_pairs(tile: Array, vectors: int, vector_stride: int, address: int, stride: int) -> Array:
+    pairs = _rows(vectors, vector_stride, tile.shape[1], np.int8, 2 * LANES).astype(np.float32)
+    return _dot_pairs(tile, pairs.reshape(-1, LANES, 2), address, stride)
 
 
 def atomic_add(address: int, value: int) -> int:

@@ -16,7 +16,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
 from sampan.kernels.simd.emit import call_function, constant, define, part_of, rint, splat_scalar
-from sampan.kernels.simd.types import I32, I64, LANES, f32x16, i8x64, i32x16
+from sampan.kernels.simd.types import I32, I64, LANES, f32x16, i32x16
 
 
 @define(f32x16, types.float32)
@@ -117,15 +117,3 @@ for _function, _instruction in (
     (operator.truediv, "fdiv"),
 ):
     _register_operator(_function, _instruction)
-
-
-@define(i8x64, i8x64)
-def low_nibbles(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """The low 4 bits of each byte."""
-    return builder.and_(value, constant(i8x64.llvm, 15))
-
-
-@define(i8x64, i8x64)
-def high_nibbles(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """The high 4 bits of each byte."""
-    return builder.lshr(value, constant(i8x64.llvm, 4))

@@ -34,17 +34,20 @@ class Vector(types.Type):
 
 
 class Tile(types.Type):
-    """`height` vectors in registers: an LLVM array, which LLVM takes apart into single registers."""
+    """`height` rows of `width` vectors in registers: an LLVM array, which LLVM takes apart into single
+    registers.
+    """
 
-    def __init__(self, vector: Vector, height: int) -> None:
+    def __init__(self, vector: Vector, height: int, width: int = 1) -> None:
         self.vector = vector
         self.height = height
-        super().__init__(name=f"tile{height}({vector.name})")
+        self.width = width
+        super().__init__(name=f"tile{height}x{width}({vector.name})")
 
     @property
     def llvm(self) -> ir.ArrayType:
         """The LLVM type."""
-        return ir.ArrayType(self.vector.llvm, self.height)
+        return ir.ArrayType(self.vector.llvm, self.height * self.width)
 
 
 @register_model(Vector)
