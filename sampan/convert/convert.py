@@ -15,10 +15,11 @@ from sampan.convert.check import check_plan
 from sampan.errors import FormatError, SampanError
 from sampan.formats import BLOCK_ROWS, MatrixFormat
 from sampan.hub.home import Progress, require_space
-from sampan.models.plan import PlannedTensor
+from sampan.models.plan import PlannedTensor, planned_values
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
+from sampan.weights.layout import pack_layout
 from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix
 from sampan.weights.repack import Bits, repack, target_format
@@ -58,6 +59,7 @@ def convert(
                 if tensor.kind == "matrix"
             },
             vectors={tensor.name: tensor.rows for tensor in plan if tensor.kind == "vector"},
+            records=pack_layout(config).records,
             blobs=tokenizer_blobs(tokenizer, tokenizer_config),
             source={"path": str(source_path), "kind": source.kind, "bits": bits, **(provenance or {})},
         )
@@ -107,11 +109,10 @@ def _write(
 
 
 def _vector(source: TensorSource, tensor: PlannedTensor) -> npt.NDArray[np.float32]:
-    parts = [source.float32(part.name, part.start, part.stop) for part in tensor.sources]
-    vector = np.concatenate(parts) + np.float32(tensor.add)
+    vector = planned_values(source, tensor)
     if not np.isfinite(vector).all():
         raise FormatError(f"{source.path}: {tensor.sources[0].name!r} holds NaN or infinite values")
-    return vector if tensor.row_permutation is None else vector[tensor.row_permutation]
+    return vector
 
 
 def _packed_chunks(
@@ -132,7 +133,7 @@ def _packed_chunks(
 def _raw_rows(source: TensorSource, tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
     """Rows `start:stop` of the pack's matrix as the source stores them: [rows, bytes of a row]."""
     parts = [
-        source.raw(part.name).reshape(source.tensors[part.name].shape[0], -1)[part.start : part.stop]
+        source.raw(part.name).reshape(source.tensors[part.name].rows, -1)[part.start : part.stop]
         for part in tensor.sources
     ]
     permutation = tensor.row_permutation

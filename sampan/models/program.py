@@ -177,6 +177,8 @@ def _check(config: ModelConfig) -> None:
         raise UnsupportedError(
             f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
         )
+    if any(config.sparse_layers) or config.qk_norm_wide or config.qk_norm_after_rope:
+        raise UnsupportedError(f"models of the family {config.family} can be converted, but not run yet")
 
 
 def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: int, context: int) -> Program:

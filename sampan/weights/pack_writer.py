@@ -28,6 +28,7 @@ from sampan.weights.pack import (
     PAGE_BYTES,
     SOURCE_KEY,
     VERSION_KEY,
+    record_parts,
 )
 from sampan.weights.safetensors_header import LENGTH_BYTES
 
@@ -50,31 +51,56 @@ class PlannedMatrix:
 
 @dataclass(frozen=True)
 class PackContents:
-    """All that a pack will hold. `vectors` gives lengths; `source` says where the weights came from."""
+    """All that a pack will hold. `vectors` gives lengths; `records` names the matrices that lie together, in
+    order; `source` says where the weights came from.
+    """
 
     config: ModelConfig
     matrices: Mapping[str, PlannedMatrix]
     vectors: Mapping[str, int]
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
-        """Byte range of each tensor within the data, every one beginning on a page."""
+        """Byte range within the data of each blob, vector and matrix."""
         places: dict[str, tuple[int, int]] = {}
+        for name, (start, stop) in self._tensors.items():
+            if name not in self.records:
+                places[name] = (start, stop)
+                continue
+            parts = self.records[name]
+            sizes = [self.matrices[part].nbytes for part in parts]
+            for part, offset, size in zip(parts, record_parts(sizes)[0], sizes, strict=True):
+                places[part] = (start + offset, start + offset + size)
+        return places
+
+    @cached_property
+    def _tensors(self) -> dict[str, tuple[int, int]]:
+        """Byte range within the data of each tensor of the file, every one beginning on a page."""
+        ranges: dict[str, tuple[int, int]] = {}
         position = 0
         for name, _, _, size in self._entries():
-            places[name] = (position, position + size)
+            ranges[name] = (position, position + size)
             position += -(-size // PAGE_BYTES) * PAGE_BYTES
-        return places
+        return ranges
+
+    @cached_property
+    def _in_records(self) -> frozenset[str]:
+        return frozenset(part for parts in self.records.values() for part in parts)
 
     @cached_property
     def header(self) -> bytes:
         """The safetensors header with its length in front, padded to whole pages."""
-        matrices = {
+        matrices: dict[str, Any] = {
             name: {"format": matrix.format.name, "rows": matrix.rows, "columns": matrix.columns}
             for name, matrix in self.matrices.items()
+            if name not in self._in_records
         }
+        # Formats only: a model has thousands of experts, and the configuration says how large they are.
+        for name, parts in self.records.items():
+            matrices[name] = [self.matrices[part].format.name for part in parts]
         entries: dict[str, Any] = {
             "__metadata__": {
                 VERSION_KEY: PACK_VERSION,
@@ -85,7 +111,7 @@ class PackContents:
         }
         position = 0
         for name, dtype, shape, _ in self._entries():
-            start, stop = self.places[name]
+            start, stop = self._tensors[name]
             if start > position:
                 # The format allows no holes, so the rest of a page is a tensor of its own.
                 padding = f"{PADDING_PREFIX}{len(entries)}"
@@ -99,7 +125,7 @@ class PackContents:
     @property
     def nbytes(self) -> int:
         """Size of the finished file."""
-        return len(self.header) + max((stop for _, stop in self.places.values()), default=0)
+        return len(self.header) + max((stop for _, stop in self._tensors.values()), default=0)
 
     @property
     def matrix_bytes(self) -> int:
@@ -113,7 +139,11 @@ class PackContents:
         for name, length in self.vectors.items():
             yield name, "F32", length, 4 * length
         for name, matrix in self.matrices.items():
-            yield name, "U8", matrix.nbytes, matrix.nbytes
+            if name not in self._in_records:
+                yield name, "U8", matrix.nbytes, matrix.nbytes
+        for name, parts in self.records.items():
+            _, size = record_parts([self.matrices[part].nbytes for part in parts])
+            yield name, "U8", size, size
 
 
 def _entry(dtype: str, length: int, start: int, stop: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ class TensorInfo:
     shape: tuple[int, ...]
     type: str
     nbytes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the tensor seen as [rows, last dimension]; the elements of a vector, 1 of a scalar."""
+        return math.prod(self.shape[:-1]) if len(self.shape) > 1 else math.prod(self.shape)
 
 
 class TensorSource(Protocol):
@@ -54,7 +60,10 @@ class TensorSource(Protocol):
         ...
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
-        """Rows `start:stop` (elements, for a vector) as float32. UnsupportedError for other tensor types."""
+        """Rows `start:stop` of the tensor seen as [rows, last dimension] (elements, for a vector) as float32.
+
+        UnsupportedError for other tensor types.
+        """
         ...
 
     def release(self, name: str) -> None:

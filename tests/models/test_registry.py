@@ -46,6 +46,8 @@ def test_old_style_rope_keys_mean_the_same(case: str, tmp_path: Path) -> None:
         parameters = parameters["full_attention"]
     config["rope_theta"] = parameters.pop("rope_theta")
     config["rope_scaling"] = None
+    if "partial_rotary_factor" in parameters:
+        config["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
     if parameters["rope_type"] != "default":
         config["rope_scaling"] = parameters | {"type": parameters["rope_type"]}
     old = resolve_config(open_source(copy_with_config(case, tmp_path, config)))
