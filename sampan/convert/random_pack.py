@@ -50,6 +50,7 @@ def random_pack(
         config,
         matrices={name: PlannedMatrix(format, *shape) for name, shape in layout.matrices.items()},
         vectors=layout.vectors,
+        records=layout.records,
         source={"kind": "random", "seed": seed, "format": format.name},
     )
     require_space(path.absolute().parent, contents.nbytes)

@@ -10,13 +10,13 @@ from sampan.weights.pack import Pack
 
 
 def decode_bytes(pack: Pack, context: float, kv_dtype: KeyValueType) -> float:
-    """Bytes that decoding one token reads after `context` tokens: every weight, one embedding row, and the
-    keys and values of all positions each layer sees.
+    """Bytes that decoding one token reads after `context` tokens: every weight, of a sparse layer's experts
+    as many as a token is sent to, one embedding row, and the keys and values of all positions a layer sees.
     """
     config = pack.config
     weights = 0.0
     for name, matrix in pack.matrices.items():
-        size = matrix.format.matrix_bytes(matrix.rows, matrix.columns)
+        size = matrix.format.matrix_bytes(matrix.rows, matrix.columns) * _share_used(config, name)
         if name == "embedding":
             weights += size / (-(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)
             weights += size if config.tied_embeddings else 0
@@ -29,17 +29,22 @@ def decode_bytes(pack: Pack, context: float, kv_dtype: KeyValueType) -> float:
 
 
 def prefill_ops(config: ModelConfig, tokens: int) -> float:
-    """Operations (multiplies plus adds) per token of a prompt of `tokens`: all layers' matrices, attention at
-    the mean context, and the output matrix for the last token only.
+    """Operations (multiplies plus adds) per token of a prompt of `tokens`: all layers' matrices, but only the
+    experts it is sent to, attention at the mean context, and the output matrix for the last token only.
     """
     matrices = sum(
-        rows * columns
+        rows * columns * _share_used(config, name)
         for name, (rows, columns) in pack_layout(config).matrices.items()
         if name.startswith("layers.")
     )
     head = config.vocab_size * config.hidden_size / tokens
     scores_and_values = 2 * config.head_count * config.head_dim
     return 2 * (matrices + head + scores_and_values * _visible_positions(config, (tokens + 1) / 2))
+
+
+def _share_used(config: ModelConfig, matrix: str) -> float:
+    """The share of tokens that a matrix sees: all; for an expert, on average, those it is chosen for."""
+    return config.experts_per_token / config.expert_count if ".experts." in matrix else 1.0
 
 
 def _visible_positions(config: ModelConfig, context: float) -> float:

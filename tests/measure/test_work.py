@@ -62,6 +62,23 @@ def test_decode_reads_every_weight_once(tmp_path: Path, tied: bool) -> None:
     )
 
 
+def test_of_experts_those_count_that_a_token_is_sent_to(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        sparse_layers=(False, True),
+        expert_count=8,
+        experts_per_token=2,
+        expert_intermediate_size=64,
+        shared_intermediate_size=32,
+    )
+    attention = LAYER - 3 * 96 * 64
+    layers = LAYER + attention + 2 * 3 * 64 * 64 + 3 * 32 * 64
+    assert prefill_ops(config, 10) - prefill_ops(CONFIG, 10) == pytest.approx(2 * (layers - 2 * LAYER))
+    sparse, dense = packed(config, tmp_path / "sparse.pack"), packed(CONFIG, tmp_path / "dense.pack")
+    more = (layers - 2 * LAYER) * 320 / 512 + 8 * 64 * 4
+    assert decode_bytes(sparse, 5, "f16") - decode_bytes(dense, 5, "f16") == pytest.approx(more)
+
+
 def test_prefill_counts_the_head_once() -> None:
     def scores_and_values(positions: float) -> float:
         return 2 * 2 * 4 * 32 * positions
