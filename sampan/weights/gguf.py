@@ -165,6 +165,7 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files: tuple[Path, ...] = (path,)
         data = map_file(path)
         cursor = _Cursor(path, data)
         key_count, tensor_count = _read_counts(cursor)

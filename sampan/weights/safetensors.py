@@ -43,6 +43,7 @@ class SafetensorsSource:
         self._located: dict[str, tuple[str, HeaderTensor]] = {}
         for shard, wanted in _shards(path).items():
             self._open_shard(shard, wanted)
+        self.files: tuple[Path, ...] = (path / CONFIG_FILE, *(path / shard for shard in self._shards))
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(name, tensor.shape, tensor.dtype, tensor.stop - tensor.start)
             for name, (_, tensor) in self._located.items()

@@ -46,6 +46,11 @@ class TensorSource(Protocol):
         ...
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that all this is read from."""
+        ...
+
+    @property
     def metadata(self) -> Mapping[str, Any]:
         """A GGUF's key-value pairs (arrays as lists of str or NumPy arrays), or the parsed config.json."""
         ...
