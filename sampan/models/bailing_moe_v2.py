@@ -15,7 +15,14 @@ from sampan.models.experts import (
     shared_count,
     without_unused,
 )
-from sampan.models.family import MAXIMUM_LAYERS, MAXIMUM_WIDTH, Family, gguf_base, huggingface_base
+from sampan.models.family import (
+    MAXIMUM_LAYERS,
+    MAXIMUM_WIDTH,
+    Family,
+    draft_layer_count,
+    gguf_base,
+    huggingface_base,
+)
 from sampan.models.fields import Fields
 from sampan.weights.source import TensorSource
 
@@ -30,10 +37,10 @@ def _from_huggingface(fields: Fields) -> ModelConfig:
         "embedding_dropout",
         "max_window_layers",
         "mtp_loss_scaling_factor",
-        "num_nextn_predict_layers",
         "output_dropout",
         "router_dtype",
     )
+    draft_layer_count(fields, False)
     for key in ("moe_router_enable_expert_bias", "norm_topk_prob", "use_qk_norm", "use_rmsnorm"):
         fields.only(key, True)
     for key in ("norm_head", "norm_softmax", "use_bias", "use_qkv_bias", "use_sliding_window"):

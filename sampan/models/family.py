@@ -97,6 +97,11 @@ class Family:
     other_tensors: tuple[str, ...] = ()
 
 
+def draft_layer_count(fields: Fields, in_gguf: bool) -> int:
+    """How many layers after the last one predict further tokens."""
+    return fields.integer("nextn_predict_layers" if in_gguf else "num_nextn_predict_layers", 0, 16, default=0)
+
+
 def huggingface_base(
     fields: Fields,
     family: str,
@@ -187,7 +192,7 @@ def gguf_base(
     if not experts:
         fields.only("expert_count", 0)
         fields.only("expert_used_count", 0)
-    drafts = fields.integer("nextn_predict_layers", 0, 16, default=0) if draft_layers else 0
+    drafts = draft_layer_count(fields, True) if draft_layers else 0
     hidden = fields.integer("embedding_length", 1, MAXIMUM_WIDTH)
     heads = fields.integer("attention.head_count", 1, MAXIMUM_HEADS)
     head_dim = fields.integer(

@@ -15,13 +15,20 @@ from sampan.models.experts import (
     shared_count,
     without_unused,
 )
-from sampan.models.family import MAXIMUM_LAYERS, Family, gguf_base, huggingface_base
+from sampan.models.family import (
+    MAXIMUM_LAYERS,
+    Family,
+    draft_layer_count,
+    gguf_base,
+    huggingface_base,
+)
 from sampan.models.fields import Fields
 from sampan.weights.source import TensorSource
 
 
 def _from_huggingface(fields: Fields) -> ModelConfig:
-    fields.ignore(*TRAINING_KEYS, "num_nextn_predict_layers", "num_mtp_layers")
+    fields.ignore(*TRAINING_KEYS, "num_mtp_layers")
+    draft_layer_count(fields, False)
     fields.only("scoring_func", "sigmoid")
     fields.only("topk_method", "noaux_tc")
     config = huggingface_base(fields, "glm4_moe", partial_rotary=0.5)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
-from sampan.models.family import Family
-from sampan.models.fields import shown
+from sampan.models.family import Family, draft_layer_count
+from sampan.models.fields import Fields, shown
 from sampan.models.plan import PlannedTensor, SourceRows
 from sampan.models.rope_import import gguf_rope_tensors
 from sampan.models.tensor_names import CheckpointNames, checkpoint_names
@@ -67,6 +67,7 @@ class _Place:
 def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> list[PlannedTensor]:
     """The plan for `registry.tensor_plan`, which documents the errors."""
     names = checkpoint_names(source, config, family)
+    _require_room_for_experts(source, config, names)
     wanted = list(_wanted(config))
     places = _places(names.parts, {tensor.part: tensor.shape for tensor in wanted}, config.expert_count)
     permutations = _permutations(source, config, family)
@@ -106,6 +107,25 @@ def half_split_rows(heads: int, head_dim: int) -> npt.NDArray[np.intp]:
     """
     within = np.arange(head_dim, dtype=np.intp).reshape(head_dim // 2, 2).T.reshape(-1)
     return (np.arange(heads, dtype=np.intp)[:, None] * head_dim + within).reshape(-1)
+
+
+def _require_room_for_experts(source: TensorSource, config: ModelConfig, names: CheckpointNames) -> None:
+    """Refuse more experts than the checkpoint can hold, before they are spelled out one by one."""
+    sparse = [layer for layer in range(config.layer_count) if config.is_sparse(layer)]
+    if not sparse:
+        return
+    if "{expert}" in names.parts["experts.down"]:
+        if len(sparse) * config.expert_count > len(source.tensors):
+            raise FormatError(
+                f"{source.path}: the configuration has {config.expert_count} experts in each of {len(sparse)}"
+                f" layers, but the checkpoint has {len(source.tensors)} tensors"
+            )
+        return
+    for layer in sparse:
+        name = names.full("experts.down", layer)
+        if name not in source.tensors:
+            raise FormatError(f"{source.path}: missing tensors {shown([name])}")
+        _check_shape(source, name, (config.expert_count, config.hidden_size, config.expert_intermediate_size))
 
 
 def _wanted(config: ModelConfig) -> Iterator[_Wanted]:
@@ -198,6 +218,7 @@ def _draft_layers(
     """Beginnings of the names of layers that predict further tokens."""
     if not family.draft_layers:
         return []
-    prefix = f"{family.gguf_architecture}.nextn_predict_layers" if source.kind == "gguf" else ""
-    count = source.metadata.get(prefix or "num_nextn_predict_layers") or 0
-    return [f"{names.layer}{config.layer_count + i}." for i in range(int(count))]
+    in_gguf = source.kind == "gguf"
+    prefix = f"{family.gguf_architecture}." if in_gguf else ""
+    count = draft_layer_count(Fields(source.metadata, str(source.path), prefix), in_gguf)
+    return [f"{names.layer}{config.layer_count + i}." for i in range(count)]
