@@ -65,11 +65,12 @@ def show(model: ModelArgument, as_json: JsonOption = False) -> None:
 
 def remove(model: ModelArgument, as_json: JsonOption = False) -> None:
     """Remove a model's files and packs; of a model given by its path, only the packs."""
-    from sampan.cli.packs import packs_of
+    from sampan.cli.packs import packs_of, unfinished_files
 
     reference = _recorded_name(model)
     known = [local for local in catalogue.models() if local.reference == reference]
     packs = packs_of(known).get(reference, [])
+    packs += [file for local in known for file in unfinished_files(local.path)]
     removed = catalogue.remove(reference)
     gone = [*removed.files, *packs]
     for pack in packs:

@@ -32,7 +32,10 @@ def _sparse_layers(fields: Fields, layers: int) -> tuple[bool, ...]:
 def _from_huggingface(fields: Fields) -> ModelConfig:
     fields.ignore(*TRAINING_KEYS, "num_nextn_predict_layers", "moe_capacity", "rope_is_neox_style")
     fields.only("use_bias", False)
+    fields.only("use_rmsnorm", True)
     fields.only("moe_use_aux_free", True)
+    fields.only("moe_gate", "topk")
+    fields.only("compression_ratio", 1.0)
     fields.only("moe_gate_act", "softmax")
     config = huggingface_base(fields, "ernie4_5_moe", defaults=_DEFAULTS, tied=True)
     width = expert_width(fields)

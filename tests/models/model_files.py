@@ -164,8 +164,13 @@ def _write_expert_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_expert_used_count(config.experts_per_token)
     writer.add_expert_feed_forward_length(config.expert_intermediate_size)
     if config.shared_intermediate_size:
-        writer.add_expert_shared_count(1)
-        writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+        # llama.cpp's Ling 2 has one: it would multiply the width below by their number.
+        count = config.shared_intermediate_size // config.expert_intermediate_size
+        writer.add_expert_shared_count(1 if config.family == "bailing_moe_v2" else count)
+        if config.family != "glm4_moe":
+            writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    if config.family == "ernie4_5_moe":
+        writer.add_interleave_moe_layer_step(1)
     if not config.sparse_layers[0]:
         writer.add_leading_dense_block_count(config.sparse_layers.index(True))
     # Where the architecture says it, files do not.

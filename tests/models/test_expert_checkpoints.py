@@ -241,6 +241,49 @@ def test_a_model_without_sparse_layers_is_dense(tmp_path: Path) -> None:
     assert not pack_layout(config).records
 
 
+@pytest.mark.parametrize(
+    ("case", "keys"),
+    [
+        (
+            "qwen3_moe",
+            {
+                "decoder_sparse_step": 1,
+                "max_window_layers": 48,
+                "num_experts": 8,
+                "num_local_experts": None,
+                "rope_scaling": None,
+                "router_aux_loss_coef": 0.001,
+            },
+        ),
+        ("glm4_moe", {"num_nextn_predict_layers": 1, "rope_scaling": None, "use_qk_norm": False}),
+        (
+            "ernie4_5_moe",
+            {
+                "moe_capacity": [64, 64, 64],
+                "moe_gate": "topk",
+                "moe_use_aux_free": True,
+                "num_nextn_predict_layers": 1,
+                "use_rmsnorm": True,
+            },
+        ),
+        (
+            "bailing_moe_v2",
+            {
+                "embedding_dropout": 0.0,
+                "max_window_layers": 20,
+                "model_type": "bailing_moe_v2",
+                "output_dropout": 0.0,
+                "rope_scaling": None,
+            },
+        ),
+    ],
+)
+def test_keys_of_published_checkpoints_say_nothing_new(
+    case: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    assert config_of(case, tmp_path, keys) == resolve_config(open_source(GOLDEN / case))
+
+
 def test_hunyuan_keys_of_the_published_checkpoint(tmp_path: Path) -> None:
     """Per-layer lists, and the rope of before transformers 5."""
     changes = {
