@@ -141,6 +141,11 @@ class ModelConfig:
         return bool(self.sparse_layers) and self.sparse_layers[layer]
 
     @property
+    def sparse_count(self) -> int:
+        """How many layers are mixtures of experts."""
+        return sum(self.sparse_layers)
+
+    @property
     def experts_in_reach(self) -> int:
         """Of how many experts a token can be sent to: those of the groups it uses."""
         return self.expert_count // self.expert_groups * self.expert_groups_used

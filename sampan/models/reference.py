@@ -43,7 +43,9 @@ class ReferenceModel:
     [rows, columns] and [n]; each is asked once. `context` is what `rope.inverse_frequencies` wants.
 
     `experts_per_token` and `expert_mass` are the dials of `routing.route`, and may be set at any time.
-    `expert_usage` [layers, experts] int64 counts, over all calls, the tokens that each expert had a part in.
+    `expert_usage` [layers, experts] int64 counts, over all calls, the tokens that each expert had a part in;
+    `routes` [sparse layers, tokens, experts per token] int32 says which each token of the last call was sent
+    to, in order of selection, -1 where the dial dropped one.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class ReferenceModel:
         self.experts_per_token: int | None = None
         self.expert_mass = 1.0
         self.expert_usage = np.zeros((config.layer_count, config.expert_count), np.int64)
+        self.routes = np.empty((0, 0, 0), np.int32)
+        self._routes: list[npt.NDArray[np.int32]] = []
         self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
 
     @staticmethod
@@ -98,11 +102,14 @@ class ReferenceModel:
             raise RequestError(f"tokens must be a list of ids below {config.vocab_size}")
         if cache is None:
             cache = self.new_cache()
+        self._routes = []
         positions = np.arange(cache.length, cache.length + len(ids))
         hidden = self._matrix("embedding")[ids] * np.float32(config.embedding_scale)
         rotations = [_rotation(frequencies, factor, positions) for frequencies, factor in self._ropes]
         for layer in range(config.layer_count):
             hidden = self._layer(layer, hidden, positions, rotations[config.layer_ropes[layer]], cache)
+        if self._routes:
+            self.routes = np.stack(self._routes)
         hidden = self._norm("output_norm", hidden)
         output = self._matrix("embedding" if config.tied_embeddings else "output")
         return (hidden @ output.T) * np.float32(config.logit_scale)
@@ -148,6 +155,7 @@ class ReferenceModel:
             experts_per_token=self.experts_per_token,
             expert_mass=self.expert_mass,
         )
+        self._routes.append(np.where(weights != 0, chosen, -1).astype(np.int32))
         update = np.zeros_like(hidden)
         for expert in np.unique(chosen[weights != 0]):
             tokens, ranks = np.nonzero((chosen == expert) & (weights != 0))
