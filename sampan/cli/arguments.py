@@ -22,3 +22,12 @@ class KvType(StrEnum):
 
 
 KvOption = Annotated[KvType, typer.Option(help="Precision of the KV cache.")]
+
+ExpertsPerTokenOption = Annotated[
+    int | None,
+    typer.Option(metavar="K", help="Experts per token; as many as the model was trained with unless given."),
+]
+ExpertMassOption = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Of these the fewest with this share of the routing weight; 1 means all."),
+]
