@@ -52,6 +52,18 @@ def test_eval_of_a_model_against_itself_is_zero(engine_cli: Run, tiny_model: Pat
     assert "19 of the text's" in plain.stdout
 
 
+def test_a_dense_model_has_no_dial(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    evaluation = ["eval", str(tiny_model), "--against", str(tiny_model), "--text", str(text), "--window", "32"]
+    for command in (evaluation, ["bench", str(tiny_model), "--context", "8", "--prompt", "8"]):
+        for option in (["--experts-per-token", "1"], ["--expert-mass", "0.5"]):
+            result = engine_cli(*command, *option)
+            assert result.returncode == 2
+            assert "error: this model has no experts" in result.stderr.splitlines()[-1]
+        assert "expert_mass must be" in engine_cli(*command, "--expert-mass", "0").stderr
+
+
 def test_eval_options_that_contradict(engine_cli: Run, tiny_model: Path) -> None:
     options = ["--against", "float32", "--text", "x", "--whole", "--max-tokens", "5"]
     result = engine_cli("eval", str(tiny_model), *options)

@@ -75,6 +75,11 @@ def test_of_experts_those_count_that_a_token_is_sent_to(tmp_path: Path) -> None:
     layers = LAYER + attention + 2 * 3 * 64 * 64 + 3 * 32 * 64
     assert prefill_ops(config, 10) - prefill_ops(CONFIG, 10) == pytest.approx(2 * (layers - 2 * LAYER))
     sparse, dense = packed(config, tmp_path / "sparse.pack"), packed(CONFIG, tmp_path / "dense.pack")
+    # A dial that leaves one expert and a half of the two, on average.
+    expert = 3 * 64 * 64
+    assert prefill_ops(config, 10) - prefill_ops(config, 10, 1.5) == pytest.approx(2 * expert / 2)
+    fewer = decode_bytes(sparse, 5, "f16") - decode_bytes(sparse, 5, "f16", 1.5)
+    assert fewer == pytest.approx(expert / 2 * 320 / 512)
     more = (layers - 2 * LAYER) * 320 / 512 + 8 * 64 * 4
     assert decode_bytes(sparse, 5, "f16") - decode_bytes(dense, 5, "f16") == pytest.approx(more)
 
