@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sampan.api import sampling_options
 from sampan.cli.arguments import (
     ExpertMassOption,
     ExpertsPerTokenOption,
@@ -16,9 +15,9 @@ from sampan.cli.arguments import (
     KvType,
     ModelArgument,
     ThreadsOption,
+    dial_of,
 )
 from sampan.cli.console import ProgressDisplay, print_json, printable, size_text
-from sampan.engine.experts import ExpertDial
 from sampan.errors import RequestError
 
 
@@ -44,7 +43,7 @@ def bench(
     from sampan.measure.bench import run_bench
 
     given = _given(contexts=context, prompt_tokens=prompt, streams=streams)
-    given["dial"] = _dial(experts_per_token, expert_mass)
+    given["dial"] = dial_of(experts_per_token, expert_mass)
     with ProgressDisplay() as progress:
         report = run_bench(
             model, threads=threads, kv_dtype=kv.value, first_compile=first_compile, progress=progress, **given
@@ -78,7 +77,7 @@ def evaluate(
     from sampan.measure.evaluate import run_eval
 
     given = _given(window=window, max_tokens=max_tokens) | ({"max_tokens": None} if whole else {})
-    given["dial"] = _dial(experts_per_token, expert_mass)
+    given["dial"] = dial_of(experts_per_token, expert_mass)
     with ProgressDisplay() as progress:
         report = run_eval(
             model, against, text, threads=threads, kv_dtype=kv.value, progress=progress, **given
@@ -92,12 +91,6 @@ def evaluate(
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given; the functions behind the commands have the defaults."""
     return {name: value for name, value in options.items() if value not in (None, [], ())}
-
-
-def _dial(experts_per_token: int | None, expert_mass: float | None) -> ExpertDial:
-    """The options as a request has them, checked as a request's are."""
-    mass = 1.0 if expert_mass is None else expert_mass
-    return sampling_options(experts_per_token=experts_per_token, expert_mass=mass).dial
 
 
 def _experts_text(report: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ from sampan.cache.layout import KeyValueType
 from sampan.engine.experts import FULL, ExpertDial
 from sampan.errors import RequestError, SampanError
 from sampan.hub.home import Progress
-from sampan.measure.experts import ExpertSetting, ExpertTally
 from sampan.measure.logits import EngineLogits, LogitSource, float32_logits
+from sampan.measure.tally import ExpertSetting, ExpertTally
 from sampan.measure.text import read_text, text_tokens, windows
 
 FLOAT32 = "float32"

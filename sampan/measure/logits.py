@@ -14,7 +14,7 @@ from sampan.engine.experts import FULL, ExpertDial, check_dial
 from sampan.engine.span import Outputs, Span
 from sampan.errors import MachineError
 from sampan.hub.resolve import resolve
-from sampan.measure.experts import ExpertTally
+from sampan.measure.tally import ExpertTally
 from sampan.models.reference import ReferenceModel
 from sampan.plan.machine import available_memory
 from sampan.weights.detect import open_source

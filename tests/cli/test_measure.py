@@ -55,7 +55,16 @@ def test_eval_of_a_model_against_itself_is_zero(engine_cli: Run, tiny_model: Pat
 def test_a_dense_model_has_no_dial(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
-    evaluation = ["eval", str(tiny_model), "--against", str(tiny_model), "--text", str(text), "--window", "32"]
+    evaluation = [
+        "eval",
+        str(tiny_model),
+        "--against",
+        str(tiny_model),
+        "--text",
+        str(text),
+        "--window",
+        "32",
+    ]
     for command in (evaluation, ["bench", str(tiny_model), "--context", "8", "--prompt", "8"]):
         for option in (["--experts-per-token", "1"], ["--expert-mass", "0.5"]):
             result = engine_cli(*command, *option)
