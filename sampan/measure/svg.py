@@ -18,6 +18,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14181d"),
     "ink": ("#20252b", "#e3e8ee"),
     "faint": ("#d8dde3", "#39424d"),
+    "wash": ("#eef3ee", "#1d2a22"),
     "first": ("#0b66b8", "#5cb3ff"),
     "second": ("#b3541e", "#ffa066"),
 }
