@@ -295,7 +295,7 @@ def _texts(values: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model")
@@ -312,7 +312,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "expert-dial.svg")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Measure, print, write."""
+    args = parser().parse_args()
     try:
         report = measure(args.model, _texts(args.text), args, args.mass or MASSES)
     except SampanError as error:

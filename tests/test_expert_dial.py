@@ -89,3 +89,29 @@ def test_its_results_lie_beside_the_others(tmp_path: Path) -> None:
     (tmp_path / "a-model.dial.json").write_text("{}")
     (found,) = figures.result_files(tmp_path)
     assert figures.section([found], figures.ENGLISH) == figures.ENGLISH.nothing_yet
+
+
+@pytest.mark.usefixtures("in_shared_home")
+def test_a_tiny_model_from_its_texts_to_its_figures(sparse_folder: Path, tmp_path: Path) -> None:
+    texts = {}
+    for name, words in (("one", "The boat is flat and the water is low. "), ("two", "Letters are dry. ")):
+        texts[name] = tmp_path / f"{name}.txt"
+        texts[name].write_text(words * 6)
+    arguments = ["model", "--text", "x=y", "--tokens", "90", "--window", "50", "--prompt", "8"]
+    arguments += ["--generated", "4", "--rounds", "2", "--threads", "1"]
+    args = expert_dial.parser().parse_args(arguments)
+    report = expert_dial.measure(str(sparse_folder), texts, args, (0.01, 0.7))
+    names = [setting.name for setting in report.settings]
+    assert names == ["K 4", "K 3", "K 2", "K 1", "P 0.70", "P 0.01"]
+    assert [setting.saved for setting in report.settings[:4]] == [0, 0.25, 0.5, 0.75]
+    least, full, one = report.settings[-1], report.settings[0], report.settings[3]
+    assert (full.kl, full.decode.measured, full.decode.predicted) == (0, 1, 1)
+    # The expert with the largest weight is the one that was chosen first, where nothing but weights chooses.
+    assert (least.saved, least.kl, least.texts) == (one.saved, one.kl, one.texts)
+    assert 0 < report.settings[4].saved < 0.75
+    assert 0 < report.settings[4].kl < least.kl
+    assert 1 < report.settings[1].decode.predicted < report.settings[2].decode.predicted
+    assert report.tokens == {"one": 89, "two": 89}
+    assert set(full.texts) == {"one", "two"}
+    ElementTree.fromstring(to_plot(report))
+    expert_dial.print_report(report)
