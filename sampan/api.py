@@ -113,10 +113,10 @@ def load(
     memory is too small.
     """
     started = time.perf_counter()
+    _check_count("max_experts", max_experts)
     _check_count("context", context)
     _check_count("threads", threads)
     _check_count("sequences", sequences)
-    _check_count("max_experts", max_experts)
     if kv_dtype not in ("f16", "int8"):
         raise RequestError(f"kv_dtype must be f16 or int8, not {kv_dtype!r}")
 
