@@ -1,6 +1,6 @@
 """Write a pack of a well-known shape with random weights, to measure speed without the real ones.
 
-    python bench/random_model.py qwen3-0.6b OUT.pack [--format q4|q8|q4k]
+    python bench/random_model.py qwen3-0.6b OUT.pack [--format q4|q8|q4k] [--layers N]
 
 Speed does not depend on the values. Such a pack has no tokenizer; `sampan bench OUT.pack` feeds it token ids.
 """
@@ -8,6 +8,9 @@ Speed does not depend on the values. Such a pack has no tokenizer; `sampan bench
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sampan.config import ModelConfig, RopeConfig
@@ -37,9 +40,26 @@ def qwen3(layers: int, hidden: int, intermediate: int, heads: int) -> ModelConfi
     )
 
 
-SHAPES = {
-    "qwen3-0.6b": qwen3(layers=28, hidden=1024, intermediate=3072, heads=16),
-    "qwen3-1.7b": qwen3(layers=28, hidden=2048, intermediate=6144, heads=16),
+def qwen3_moe(layers: int) -> ModelConfig:
+    """Qwen3-30B-A3B, as published."""
+    return replace(
+        qwen3(layers, hidden=2048, intermediate=0, heads=32),
+        family="qwen3_moe",
+        kv_head_count=4,
+        tied_embeddings=False,
+        sparse_layers=(True,) * layers,
+        expert_count=128,
+        experts_per_token=8,
+        expert_intermediate_size=768,
+        router_normalize=True,
+    )
+
+
+# The shape, given a number of layers, and how many the published model has.
+SHAPES: dict[str, tuple[Callable[[int], ModelConfig], int]] = {
+    "qwen3-0.6b": (partial(qwen3, hidden=1024, intermediate=3072, heads=16), 28),
+    "qwen3-1.7b": (partial(qwen3, hidden=2048, intermediate=6144, heads=16), 28),
+    "qwen3-30b-a3b": (qwen3_moe, 48),
 }
 
 
@@ -49,8 +69,10 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--format", choices=MATRIX_FORMATS, default="q4")
+    parser.add_argument("--layers", type=int, help="as many layers in place of the model's own")
     arguments = parser.parse_args()
-    random_pack(SHAPES[arguments.shape], arguments.out, MATRIX_FORMATS[arguments.format])
+    shape, layers = SHAPES[arguments.shape]
+    random_pack(shape(arguments.layers or layers), arguments.out, MATRIX_FORMATS[arguments.format])
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.0f} MB")
 
 

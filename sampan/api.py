@@ -14,6 +14,9 @@ from sampan.engine.options import OptionNames, SamplingOptions
 from sampan.errors import FormatError, MachineError, RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from sampan.config import ModelConfig
     from sampan.engine.engine import Engine
     from sampan.engine.sequence import FinishReason
@@ -56,7 +59,8 @@ class Completion:
     """An answer. `tokens` ends with the end token when the model wrote one; `text` is without it.
 
     `finish_reason`: "stop" (end token or stop string) or "length" (max_tokens or the context). `seed` repeats
-    the answer.
+    the answer. `expert_usage`, with the option `count_experts`: how many tokens of prompt and answer each
+    expert had, int64 [sparse layers, experts]. The last token is not among them: it went into no layer.
     """
 
     text: str
@@ -65,10 +69,13 @@ class Completion:
     seed: int
     usage: Usage
     timings: Timings
+    expert_usage: NDArray[np.int64] | None = dataclasses.field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `sampan run --json` prints it."""
-        return dataclasses.asdict(self)
+        """As `sampan run --json` prints it; `expert_usage` only where it was counted."""
+        values = dataclasses.asdict(self)
+        usage = values.pop("expert_usage")
+        return values if usage is None else values | {"expert_usage": usage.tolist()}
 
 
 @dataclass(frozen=True)
@@ -91,16 +98,22 @@ def load(
     threads: int | None = None,
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     sequences: int = 1,
+    max_experts: int | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Model:
     """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
 
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
-    contexts the KV cache holds at once. `progress` is called with (what, bytes done, bytes in all or None).
-    Raises SampanError; RequestError for a context beyond the model's, MachineError when memory is too small.
+    contexts the KV cache holds at once. `max_experts`: most experts per token that a request may ask for;
+    None is as many as the model was trained with. `progress` is called with (what, bytes done, bytes in all
+    or None).
+
+    Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
+    memory is too small.
     """
     started = time.perf_counter()
+    _check_count("max_experts", max_experts)
     _check_count("context", context)
     _check_count("threads", threads)
     _check_count("sequences", sequences)
@@ -116,7 +129,9 @@ def load(
     path = local.path if local.kind == "pack" else ensure_pack(local.path, packs_folder(), progress=progress)
     pack = Pack.open(path)
     try:
-        return _start(pack, local.reference, context, threads, kv_dtype, sequences, progress, started)
+        return _start(
+            pack, local.reference, context, threads, kv_dtype, sequences, max_experts, progress, started
+        )
     except BaseException:
         pack.close()
         raise
@@ -129,16 +144,19 @@ def _start(
     threads: int | None,
     kv_dtype: Literal["bf16", "int8"],
     sequences: int,
+    max_experts: int | None,
     progress: Callable[[str, int, int | None], None] | None,
     started: float,
 ) -> Model:
     from sampan.cache.layout import PAGE_TOKENS
     from sampan.cache.pages import PagePool
     from sampan.engine.engine import Engine
+    from sampan.engine.experts import most_experts
     from sampan.engine.runner import Runner
     from sampan.kernels.compiled import is_compiled
     from sampan.plan.machine import default_threads
 
+    most_experts(pack.config, max_experts)  # checked before kernels are compiled
     context = choose_context(pack, context, kv_dtype, sequences)
     tokenizer = load_tokenizer(pack)
     page_count = sequences * -(-context // PAGE_TOKENS)
@@ -151,6 +169,7 @@ def _start(
         threads=default_threads() if threads is None else threads,
         kernel_folder=kernels_folder(),
         kv_dtype=kv_dtype,
+        max_experts=max_experts,
     )
     engine = Engine(
         runner,
@@ -305,6 +324,7 @@ class Model:
                             total_s,
                             (len(tokens) - 1) / after_first if after_first > 0 else None,
                         ),
+                        sequence.expert_usage,
                     )
                 yield Chunk(output.text, (output.token,), output.finish_reason, completion)
 

@@ -14,6 +14,11 @@ from sampan.formats import GROUP_SIZE
 
 Activation = Literal["silu", "gelu_tanh"]
 RopeScaling = Literal["none", "linear", "llama3", "yarn", "longrope"]
+RouterScoring = Literal["softmax", "sigmoid"]
+GroupScore = Literal["max", "top2_sum"]
+
+# Far above any model: a layout is spelled out expert by expert.
+MAXIMUM_EXPERTS = 4096
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class RopeConfig:
     """Rotary position embedding, half-split pairing (i, i + dimensions/2). See models/rope.py for the
     formulas.
 
+    `dimensions` may be less than the head size: the dimensions after them are not rotated.
     `attention_factor` multiplies both cosine and sine. `frequency_divisors`, when not empty, holds
     dimensions/2 numbers that divide the plain frequencies: how a GGUF file stores Llama 3's scaling.
     """
@@ -42,7 +48,9 @@ class RopeConfig:
     def check(self, head_dim: int, where: str) -> None:
         """Raise FormatError on values that `rope.inverse_frequencies` cannot use for heads of this size."""
         lists = (self.frequency_divisors, self.short_factors, self.long_factors)
-        fits = all(len(values) in (0, head_dim // 2) and min(values, default=1.0) > 0 for values in lists)
+        fits = all(
+            len(values) in (0, self.dimensions // 2) and min(values, default=1.0) > 0 for values in lists
+        )
         if self.scaling == "longrope":
             fits = fits and bool(self.short_factors) and bool(self.long_factors)
         if self.scaling in ("llama3", "yarn", "longrope"):
@@ -50,7 +58,8 @@ class RopeConfig:
         if self.scaling == "llama3":
             fits = fits and self.high_frequency_factor > self.low_frequency_factor
         positive = min(self.factor, self.beta_fast, self.beta_slow, self.attention_factor) > 0
-        if not (fits and positive and self.base > 1 and self.dimensions == head_dim):
+        paired = 2 <= self.dimensions <= head_dim and self.dimensions % 2 == 0
+        if not (fits and positive and self.base > 1 and paired):
             raise FormatError(f"{where}: the rotary embedding's settings contradict each other")
 
 
@@ -62,6 +71,30 @@ class ModelConfig:
     positions max(0, p - windows[i] + 1)..p. `layer_ropes[i]` indexes `ropes`. The embedding is multiplied by
     `embedding_scale`, each block's output by `residual_scale` before it is added, and the logits by
     `logit_scale`. Norm weights in the pack are effective ones: a family's (1 + w) is folded in at conversion.
+
+    `qk_norm`: RMS norm of queries and keys before the rotation, per head with a weight of head_dim. With
+    `qk_norm_wide` the mean runs over all heads at once, and so does the weight (heads * head_dim). With
+    `qk_norm_after_rope` the norm follows the rotation.
+
+    Mixture of experts. Layer i is sparse when `sparse_layers[i]` (empty: no layer is): in place of one MLP of
+    `intermediate_size` (0 when every layer is sparse) it has `expert_count` of `expert_intermediate_size`.
+    A token is sent to `experts_per_token` of them. The router, all in float32, per token:
+
+    1. logits = router matrix times the normed hidden state;
+    2. scores = softmax of the logits over all experts, or the sigmoid of each (`router_scoring`);
+    3. selection scores = scores, plus a learned number per expert when `router_bias`;
+    4. with `expert_groups` > 1, consecutive experts form groups of equal size; a group is worth its largest
+       selection score or the sum of its two largest (`group_score`), and only experts of the best
+       `expert_groups_used` groups stay (DeepSeek-V2 and V3, arXiv:2405.04434 and arXiv:2412.19437);
+    5. the `experts_per_token` experts with the largest selection scores are chosen;
+    6. weights = the chosen experts' scores of step 2, without the bias; when `router_normalize`, divided by
+       their sum, which counts as no less than `router_sum_floor`;
+    7. weights are multiplied by `router_scale`.
+
+    Ties go to the lower index, of groups and of experts. The layer's output is the weighted sum of the chosen
+    experts' outputs, plus that of an expert every token takes when `shared_intermediate_size` is not 0
+    (several such experts are one of their summed width); with `shared_expert_gate`, that output is multiplied
+    by the sigmoid of a learned vector times the normed hidden state. models/routing.py has it as code.
     """
 
     family: str
@@ -80,12 +113,42 @@ class ModelConfig:
     attention_scale: float
     activation: Activation = "silu"
     qk_norm: bool = False
+    qk_norm_wide: bool = False
+    qk_norm_after_rope: bool = False
     attention_bias: bool = False
     sandwich_norms: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     tied_embeddings: bool = False
+    sparse_layers: tuple[bool, ...] = ()
+    expert_count: int = 0
+    experts_per_token: int = 0
+    expert_intermediate_size: int = 0
+    shared_intermediate_size: int = 0
+    shared_expert_gate: bool = False
+    router_scoring: RouterScoring = "softmax"
+    router_bias: bool = False
+    router_normalize: bool = False
+    router_sum_floor: float = 1e-20
+    router_scale: float = 1.0
+    expert_groups: int = 1
+    expert_groups_used: int = 1
+    group_score: GroupScore = "top2_sum"
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether a layer is a mixture of experts."""
+        return bool(self.sparse_layers) and self.sparse_layers[layer]
+
+    @property
+    def sparse_count(self) -> int:
+        """How many layers are mixtures of experts."""
+        return sum(self.sparse_layers)
+
+    @property
+    def experts_in_reach(self) -> int:
+        """Of how many experts a token can be sent to: those of the groups it uses."""
+        return self.expert_count // self.expert_groups * self.expert_groups_used
 
     def to_json(self) -> str:
         """Serialise for the pack's header."""
@@ -106,7 +169,7 @@ class ModelConfig:
     def check(self, where: str) -> None:
         """FormatError on sizes that contradict each other, UnsupportedError on those the pack cannot hold."""
         sizes = (self.vocab_size, self.hidden_size, self.layer_count, self.head_count, self.kv_head_count)
-        if min(*sizes, self.head_dim, self.intermediate_size, self.context_length) < 1:
+        if min(*sizes, self.head_dim, self.context_length) < 1:
             raise FormatError(f"{where}: a size is not positive")
         if self.head_count % self.kv_head_count:
             raise FormatError(
@@ -122,16 +185,64 @@ class ModelConfig:
             raise FormatError(f"{where}: a layer's window or rope is out of range")
         for rope in self.ropes:
             rope.check(self.head_dim, where)
+        if (self.qk_norm_wide or self.qk_norm_after_rope) and not self.qk_norm:
+            raise FormatError(f"{where}: a QK norm is described, but there is none")
+        if self.qk_norm_wide and self.qk_norm_after_rope:
+            raise UnsupportedError(f"{where}: a QK norm over all heads after the rotation")
+        self._check_experts(where)
         widths = {
             "hidden size": self.hidden_size,
             "feed-forward size": self.intermediate_size,
             "attention width (heads x head size)": self.head_count * self.head_dim,
+            "expert's feed-forward size": self.expert_intermediate_size,
+            "shared expert's feed-forward size": self.shared_intermediate_size,
         }
         for name, width in widths.items():
             if width % GROUP_SIZE:
                 raise UnsupportedError(
                     f"{where}: {name} {width} is not a multiple of {GROUP_SIZE}, the quantization group"
                 )
+
+    def _check_experts(self, where: str) -> None:
+        sparse = any(self.sparse_layers)
+        if self.sparse_layers and len(self.sparse_layers) != self.layer_count:
+            raise FormatError(f"{where}: sparse layers are not given for each of {self.layer_count} layers")
+        if self.intermediate_size < (0 if sparse and all(self.sparse_layers) else 1):
+            raise FormatError(f"{where}: a size is not positive")
+        if not sparse:
+            if self.expert_count or self.experts_per_token or self.shared_intermediate_size:
+                raise FormatError(f"{where}: there are experts, but no layer uses them")
+            return
+        if not 1 <= self.expert_count <= MAXIMUM_EXPERTS:
+            raise FormatError(f"{where}: {self.expert_count} experts; 1 to {MAXIMUM_EXPERTS} are possible")
+        if not 1 <= self.experts_per_token <= self.expert_count:
+            raise FormatError(
+                f"{where}: {self.experts_per_token} experts per token, but there are {self.expert_count}"
+            )
+        if self.expert_intermediate_size < 1 or self.shared_intermediate_size < 0:
+            raise FormatError(f"{where}: an expert's size is not positive")
+        if self.shared_expert_gate and not self.shared_intermediate_size:
+            raise FormatError(f"{where}: a shared expert's gate is described, but there is no shared expert")
+        if self.router_sum_floor <= 0 or self.router_scale <= 0:
+            raise FormatError(f"{where}: the router's scale and smallest sum must be positive")
+        self._check_groups(where)
+
+    def _check_groups(self, where: str) -> None:
+        if self.expert_groups < 1 or self.expert_count % self.expert_groups:
+            raise FormatError(
+                f"{where}: {self.expert_count} experts cannot form {self.expert_groups} groups of equal size"
+            )
+        if not 1 <= self.expert_groups_used <= self.expert_groups:
+            raise FormatError(
+                f"{where}: {self.expert_groups_used} groups used, but there are {self.expert_groups}"
+            )
+        if self.expert_count == self.expert_groups > 1 and self.group_score == "top2_sum":
+            raise FormatError(f"{where}: a group of one expert has no two best scores")
+        if self.experts_per_token > self.experts_in_reach:
+            raise FormatError(
+                f"{where}: {self.experts_per_token} experts per token, but the groups used have"
+                f" {self.experts_in_reach}"
+            )
 
 
 _Config = TypeVar("_Config", RopeConfig, ModelConfig)
@@ -140,11 +251,14 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "bool": lambda value: isinstance(value, bool),
     "int": lambda value: type(value) is int and abs(value) < 1 << 31,
     "float": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "tuple[bool, ...]": lambda value: all(_CHECKS["bool"](item) for item in value),
     "tuple[int, ...]": lambda value: all(_CHECKS["int"](item) for item in value),
     "tuple[float, ...]": lambda value: all(_CHECKS["float"](item) for item in value),
     "tuple[RopeConfig, ...]": lambda value: all(isinstance(item, RopeConfig) for item in value),
     "Activation": lambda value: value in get_args(Activation),
     "RopeScaling": lambda value: value in get_args(RopeScaling),
+    "RouterScoring": lambda value: value in get_args(RouterScoring),
+    "GroupScore": lambda value: value in get_args(GroupScore),
 }
 
 

@@ -3,12 +3,16 @@
 Needs its own environment: `pip install torch==2.13.0 transformers==5.23.0 safetensors numpy`. Then
 `python scripts/make_golden.py [NAME...]`. Each folder gets config.json and model.safetensors (bfloat16,
 exactly the values the logits were computed with) as transformers saves them, and golden.npz with `tokens` and
-`logits`.
+`logits`. Biases of routers are large, so that they decide which experts are chosen.
 
 transformers has no MiniCPM, but a MiniCPM is a Llama whose matrices are scaled: the blocks' outputs
 (attention output, down projection) by scale_depth / sqrt(layers), the embedding by scale_emb, the output by
 dim_model_base / hidden_size. Its golden logits are those of that Llama; the saved matrices are the unscaled
 ones.
+
+Nor has it Ling 2 (BailingMoeV2), but its layers compute what GLM-4.5's do: QK norm, half-rotated heads, a
+grouped sigmoid router with a bias, a shared expert, a dense first layer. Its golden logits are those of a
+GLM-4.5 with the same matrices, saved under Ling's names, with query, key and value in one matrix.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parent.parent / "tests" / "golden"
 TOKENS = 40
@@ -53,6 +57,27 @@ def rope(base: float, kind: str = "default", **values: float) -> dict[str, Any]:
     return {"rope_type": kind, "rope_theta": base, **values}
 
 
+# Experts are what such a checkpoint consists of, so the rest is smaller.
+SMALL: dict[str, Any] = {
+    "vocab_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+ONE_LAYER: dict[str, Any] = SMALL | {"num_hidden_layers": 1}
+EXPERTS: dict[str, Any] = {"moe_intermediate_size": 32, "num_experts_per_tok": 3}
+DEEPSEEK_ROUTER: dict[str, Any] = (
+    SMALL
+    | EXPERTS
+    | {
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "routed_scaling_factor": 2.5,
+        "first_k_dense_replace": 1,
+        "rope_parameters": rope(10_000.0, partial_rotary_factor=0.5),
+    }
+)
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True, "rope_parameters": rope(100_000.0)}),
     "llama_rope_linear": ("llama", {"rope_parameters": rope(10_000.0, "linear", factor=4.0)}),
@@ -76,6 +101,72 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": rope(10_000.0, "yarn", factor=4.0, original_max_position_embeddings=16)},
     ),
     "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True, "rope_parameters": rope(1_000_000.0)}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        ONE_LAYER
+        | EXPERTS
+        | {
+            "num_experts": 8,
+            "shared_expert_intermediate_size": 64,
+            "rope_parameters": rope(10_000.0),
+        },
+    ),
+    "qwen3_moe": (
+        "qwen3_moe",
+        ONE_LAYER | EXPERTS | {"num_experts": 8, "norm_topk_prob": True, "rope_parameters": rope(1e6)},
+    ),
+    "qwen3_moe_dense_layer": (
+        "qwen3_moe",
+        SMALL
+        | {
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "mlp_only_layers": [1],
+            "tie_word_embeddings": True,
+            "rope_parameters": rope(10_000.0),
+        },
+    ),
+    "glm4_moe": (
+        "glm4_moe",
+        DEEPSEEK_ROUTER
+        | {"n_group": 4, "topk_group": 2, "attention_bias": True, "num_nextn_predict_layers": 0},
+    ),
+    "ernie4_5_moe": (
+        "ernie4_5_moe",
+        SMALL
+        | {
+            "moe_intermediate_size": 32,
+            "moe_num_experts": 8,
+            "moe_k": 3,
+            "moe_num_shared_experts": 2,
+            "rope_parameters": rope(500_000.0),
+        },
+    ),
+    "hunyuan_v1_moe": (
+        "hunyuan_v1_moe",
+        ONE_LAYER
+        | {
+            "intermediate_size": 32,
+            "num_experts": 8,
+            "moe_topk": 3,
+            "tie_word_embeddings": True,
+            "rope_parameters": rope(10_000.0, "dynamic", alpha=100.0, factor=1.0),
+        },
+    ),
+    "minimax_m2": (
+        "minimax_m2",
+        ONE_LAYER
+        | {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 32,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 3,
+            "rope_parameters": rope(10_000.0, partial_rotary_factor=0.5),
+        },
+    ),
+    "bailing_moe_v2": ("glm4_moe", DEEPSEEK_ROUTER | {"n_group": 4, "topk_group": 2, "use_qk_norm": True}),
     "gemma3": (
         "gemma3_text",
         {
@@ -93,12 +184,38 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# A case's seed is its place here, so that a new one, at the end, leaves the others as they are.
+SEEDS = (
+    "gemma3",
+    "llama",
+    "llama_rope_linear",
+    "llama_rope_llama3",
+    "minicpm",
+    "qwen2",
+    "qwen2_rope_yarn",
+    "qwen3",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_moe_dense_layer",
+    "glm4_moe",
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+    "minimax_m2",
+    "bailing_moe_v2",
+)
+
+
 def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Random weights of a size that keeps activations near 1, rounded to bfloat16."""
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        buffers = [item for item in model.named_buffers() if item[0].endswith("correction_bias")]
+        for name, weight in [*model.named_parameters(), *buffers]:
             noise = torch.randn(weight.shape, generator=generator)
-            if weight.ndim == 2:
+            if name.endswith("correction_bias"):
+                noise *= 0.25
+            elif weight.ndim == 3:
+                noise *= weight.shape[2] ** -0.5
+            elif weight.ndim == 2:
                 noise *= 1.0 if "embed_tokens" in name else weight.shape[1] ** -0.5
             elif name.endswith("bias"):
                 noise *= 0.5
@@ -118,12 +235,50 @@ def scale_as_minicpm(model: torch.nn.Module, config: Any) -> None:
             layer.mlp.down_proj.weight *= factor
 
 
+def bailing_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GLM-4.5's tensors under the names that Ling 2 has for them."""
+    renamed = {}
+    for name, weight in weights.items():
+        for ours, theirs in (
+            ("embed_tokens", "word_embeddings"),
+            ("self_attn.o_proj", "attention.dense"),
+            ("self_attn.q_norm", "attention.query_layernorm"),
+            ("self_attn.k_norm", "attention.key_layernorm"),
+            ("gate.e_score_correction_bias", "gate.expert_bias"),
+        ):
+            name = name.replace(ours, theirs)
+        if "q_proj" in name:
+            parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            renamed[name.replace("self_attn.q_proj", "attention.query_key_value")] = torch.cat(parts)
+        elif "k_proj" not in name and "v_proj" not in name:
+            renamed[name] = weight
+    return renamed
+
+
+def bailing_config(saved: dict[str, Any]) -> dict[str, Any]:
+    """GLM-4.5's config.json as Ling 2 has it."""
+    renamed = {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}
+    config = {renamed.get(key, key): value for key, value in saved.items() if key != "attention_bias"}
+    return config | {
+        "model_type": "bailing_moe",
+        "architectures": ["BailingMoeV2ForCausalLM"],
+        "moe_router_enable_expert_bias": True,
+        "moe_shared_expert_intermediate_size": saved["moe_intermediate_size"] * saved["n_shared_experts"],
+        "num_nextn_predict_layers": 0,
+        "score_function": "sigmoid",
+        "router_dtype": "fp32",
+        "use_bias": False,
+        "use_qkv_bias": False,
+        "use_rmsnorm": True,
+    }
+
+
 def make(name: str) -> None:
     """Write one folder of tests/golden."""
     kind, values = CASES[name]
     config = transformers.AutoConfig.for_model(kind, **(COMMON | values))
     config._attn_implementation = "eager"
-    generator = torch.Generator().manual_seed(sorted(CASES).index(name))
+    generator = torch.Generator().manual_seed(SEEDS.index(name))
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     randomise(model, generator)
     tokens = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator)
@@ -131,14 +286,18 @@ def make(name: str) -> None:
     folder = ROOT / name
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        config.save_pretrained(scratch)
+        model.save_pretrained(scratch)
         saved = json.loads((Path(scratch) / "config.json").read_text())
+        weights = load_file(Path(scratch) / "model.safetensors")
     saved["dtype"] = "bfloat16"
+    del saved["architectures"]
     if name == "minicpm":
         saved |= MINICPM | {"model_type": "minicpm", "architectures": ["MiniCPMForCausalLM"]}
         del saved["mlp_bias"]
+    if name == "bailing_moe_v2":
+        saved, weights = bailing_config(saved), bailing_weights(weights)
     (folder / "config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
-    weights = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()}
+    weights = {key: value.to(torch.bfloat16).contiguous() for key, value in weights.items()}
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

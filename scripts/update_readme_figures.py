@@ -9,6 +9,8 @@ A result is the output of one command, stored under bench/results by what made i
     sampan eval MODEL --against float32 --text bench/text/mixed.txt --json > bench/results/NAME.eval.json
     python bench/greedy_agreement.py --json > bench/results/NAME.greedy.json
 
+A NAME.dial.json, by bench/expert_dial.py, may lie beside them; no README quotes it.
+
 `--check` writes nothing and fails when a README does not say what the results say.
 """
 
@@ -148,8 +150,8 @@ def result_files(folder: Path = RESULTS) -> list[Path]:
     """The results, by name. ValueError for a file whose name does not say what it is."""
     files = sorted(folder.glob("*.json"))
     for path in files:
-        if path.name.split(".")[-2] not in _WRITERS:
-            kinds = ", ".join(f"NAME.{kind}.json" for kind in _WRITERS)
+        if path.name.split(".")[-2] not in (*_WRITERS, *_NOT_QUOTED):
+            kinds = ", ".join(f"NAME.{kind}.json" for kind in (*_WRITERS, *_NOT_QUOTED))
             raise ValueError(f"{path} is none of {kinds}")
     return files
 
@@ -252,6 +254,7 @@ _WRITERS: dict[str, Callable[[Report, str, Language], str]] = {
     "eval": _evaluation,
     "greedy": _greedy,
 }
+_NOT_QUOTED = ("dial",)
 
 
 def _row_name(row: str, language: Language) -> str:

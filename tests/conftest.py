@@ -10,7 +10,9 @@ from hypothesis import settings
 
 import sampan
 from sampan.hub.home import home
+from sampan.models.program import Program
 from tests.cli.cli_runner import TEMPLATE, write_model
+from tests.cli.sparse_model import write_sparse_model
 
 # A test never asserts a time: machines are shared.
 settings.register_profile("untimed", deadline=None)
@@ -38,6 +40,14 @@ def in_shared_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of a tiny Llama whose tokens are single bytes."""
     return write_model(tmp_path_factory.mktemp("models") / "tiny", TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def sparse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a tiny mixture of experts whose tokens are single bytes."""
+    if "routes" not in Program.__dataclass_fields__:
+        pytest.skip("the kernels run no mixture of experts yet")
+    return write_sparse_model(tmp_path_factory.mktemp("models") / "sparse")
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from sampan.cli.arguments import JsonOption, ModelArgument
+import typer
+
+from sampan.cli.arguments import (
+    ExpertMassOption,
+    ExpertsPerTokenOption,
+    JsonOption,
+    ModelArgument,
+    ThreadsOption,
+    dial_of,
+)
 from sampan.cli.console import ProgressDisplay, print_json, printable, say, size_text
-from sampan.errors import ModelReferenceError
+from sampan.errors import ModelReferenceError, RequestError
 from sampan.hub import LocalModel, catalogue, local_model, parse_reference, resolve
 
 
@@ -49,8 +59,39 @@ def list_models(as_json: JsonOption = False) -> None:
         print(printable("  ".join(cells).rstrip()))
 
 
-def show(model: ModelArgument, as_json: JsonOption = False) -> None:
+def show(
+    model: ModelArgument,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="Show instead which experts a text uses; needs --text.")
+    ] = False,
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file for --experts to read.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of the text to read; 4096 unless given.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the experts' use into this .svg file.")] = None,
+    experts_per_token: ExpertsPerTokenOption = None,
+    expert_mass: ExpertMassOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a model on this machine is: configuration, tensors by format, sizes, chat template."""
+    reading = {
+        "--text": text,
+        "--max-tokens": max_tokens,
+        "--plot": plot,
+        "--experts-per-token": experts_per_token,
+        "--expert-mass": expert_mass,
+        "--threads": threads,
+    }
+    if experts:
+        from sampan.cli.experts import show_experts
+
+        dial = dial_of(experts_per_token, expert_mass)
+        show_experts(model, text, max_tokens, plot, dial, threads, as_json)
+        return
+    for option, value in reading.items():
+        if value is not None:
+            raise RequestError(f"{option} is for --experts; without that the model is not run")
     from sampan.cli.packs import packs_of
     from sampan.cli.show import describe, print_description
 
@@ -65,11 +106,12 @@ def show(model: ModelArgument, as_json: JsonOption = False) -> None:
 
 def remove(model: ModelArgument, as_json: JsonOption = False) -> None:
     """Remove a model's files and packs; of a model given by its path, only the packs."""
-    from sampan.cli.packs import packs_of
+    from sampan.cli.packs import packs_of, unfinished_files
 
     reference = _recorded_name(model)
     known = [local for local in catalogue.models() if local.reference == reference]
     packs = packs_of(known).get(reference, [])
+    packs += [file for local in known for file in unfinished_files(local.path)]
     removed = catalogue.remove(reference)
     gone = [*removed.files, *packs]
     for pack in packs:

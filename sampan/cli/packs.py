@@ -1,4 +1,4 @@
-"""Which packs in the cache were made from a model."""
+"""Which packs in the cache were made from a model, whole or not."""
 
 from __future__ import annotations
 
@@ -25,3 +25,17 @@ def packs_of(models: list[LocalModel]) -> dict[str, list[Path]]:
         by_source.setdefault(str(pack.source.get("path")), []).append(path)
         pack.close()
     return {model.reference: by_source.get(str(model.path.absolute()), []) for model in models}
+
+
+def unfinished_files(source: Path) -> list[Path]:
+    """What interrupted conversions of the model at this path left for the next one to go on with."""
+    from sampan.convert.journal import JOURNAL_SUFFIX, read_lines
+    from sampan.weights.pack_writer import resumable_path
+
+    files: list[Path] = []
+    for journal in sorted(packs_folder().glob(f"*.pack{JOURNAL_SUFFIX}")):
+        lines = read_lines(journal)
+        if lines and isinstance(lines[0], dict) and lines[0].get("source") == str(source.absolute()):
+            partial = resumable_path(journal.with_name(journal.name.removesuffix(JOURNAL_SUFFIX)))
+            files += [file for file in (partial, journal) if file.is_file()]
+    return files

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from sampan.api import sampling_options
-from sampan.cli.arguments import KvOption, KvType, ThreadsOption
+from sampan.cli.arguments import (
+    ExpertMassOption,
+    ExpertsPerTokenOption,
+    KvOption,
+    KvType,
+    ThreadsOption,
+)
 from sampan.cli.console import ProgressDisplay, print_json, printable, say
 from sampan.engine.options import OptionNames, SamplingOptions
 from sampan.errors import RequestError
@@ -49,6 +55,8 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    experts_per_token: ExpertsPerTokenOption = None,
+    expert_mass: ExpertMassOption = None,
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer together.")] = None,
     threads: ThreadsOption = None,
     kv: KvOption = KvType.BF16,
@@ -75,6 +83,8 @@ def run(
         "min_p": min_p,
         "seed": seed,
         "stop": tuple(stop or ()),
+        "experts_per_token": experts_per_token,
+        "expert_mass": expert_mass,
     }
     options = cast(OptionNames, {name: value for name, value in given.items() if value is not None})
     # Checked before a model is fetched and loaded.
@@ -83,7 +93,14 @@ def run(
     import sampan
 
     with ProgressDisplay() as progress:
-        model = sampan.load(reference, context=context, threads=threads, kv_dtype=kv.value, progress=progress)
+        model = sampan.load(
+            reference,
+            context=context,
+            threads=threads,
+            kv_dtype=kv.value,
+            max_experts=experts_per_token,
+            progress=progress,
+        )
     with model:
         if not raw and (model.tokenizer is None or not model.tokenizer.has_chat_template):
             raise RequestError(f"{model.reference} has no chat template; --raw continues the prompt as it is")

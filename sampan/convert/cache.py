@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sampan.convert.journal import journal_path, read_lines
 from sampan.errors import FormatError, ModelReferenceError, StorageError, UnsupportedError
 from sampan.hub.home import Progress, digest, lock, storage_errors
 from sampan.weights.pack import Pack
-from sampan.weights.pack_writer import PARTIAL_SUFFIX
+from sampan.weights.pack_writer import PARTIAL_SUFFIX, resumable_path
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -32,7 +33,8 @@ def ensure_pack(source: Path, cache: Path, *, bits: Bits = 8, progress: Progress
     """The pack of a GGUF file or Hugging Face folder in the folder `cache`, made now if it is not there.
 
     A changed source (path, file sizes, modification times) gives a new pack. When another process is making
-    the same pack, this one waits for it and says so through `progress`. Raises what `convert` raises.
+    the same pack, this one waits for it and says so through `progress`. A conversion that was interrupted
+    goes on where it was. Raises what `convert` raises.
     """
     pack = pack_path(source, cache, bits)
     if _usable(pack):
@@ -46,7 +48,8 @@ def ensure_pack(source: Path, cache: Path, *, bits: Bits = 8, progress: Progress
         # Not above: it loads the GGUF reader and the tokenizer importer, which a cached pack does without.
         from sampan.convert.convert import convert
 
-        convert(source, pack, bits=bits, provenance={"importer_version": IMPORTER_VERSION}, progress=progress)
+        provenance = {"importer_version": IMPORTER_VERSION}
+        convert(source, pack, bits=bits, provenance=provenance, progress=progress, resumable=True)
     return pack
 
 
@@ -101,14 +104,33 @@ def _lock(pack: Path) -> BaseFileLock:
 
 
 def _sweep(cache: Path, held: Path) -> None:
-    """Remove partial files whose writers are gone: nobody holds the lock of their pack."""
+    """Remove what interrupted conversions left and nobody will go on with: their source has changed or is
+    gone, and nobody holds the lock of their pack.
+    """
     from filelock import Timeout
 
     for partial in cache.glob(f"*{PACK_SUFFIX}.*{PARTIAL_SUFFIX}"):
         pack = partial.with_name(partial.name.rsplit(".", 2)[0])
+        if partial == resumable_path(pack) and (pack == held or _can_go_on(pack)):
+            continue
         with contextlib.suppress(Timeout, OSError, StorageError):
             if pack == held:
                 partial.unlink()
                 continue
             with _lock(pack).acquire(timeout=0):
                 partial.unlink()
+                journal_path(pack).unlink(missing_ok=True)
+
+
+def _can_go_on(pack: Path) -> bool:
+    """Whether a pack's journal names a source that would still become this pack."""
+    lines = read_lines(journal_path(pack))
+    if not lines or not isinstance(lines[0], dict):
+        return False
+    source, bits = lines[0].get("source"), lines[0].get("bits")
+    if not isinstance(source, str) or bits not in (4, 8):
+        return False
+    try:
+        return pack_path(Path(source), pack.parent, bits) == pack
+    except ModelReferenceError:
+        return False

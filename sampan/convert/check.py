@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,15 +40,20 @@ def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
             raise FormatError(f"{source.path}: tensor {part.name!r} is missing; fetch the model again")
         info = source.tensors[part.name]
         require_supported(source.path, info.name, info.type)
-        if info.shape[1:] != ((tensor.columns,) if tensor.kind == "matrix" else ()) or not info.shape:
+        available = info.rows if tensor.kind == "matrix" else math.prod(info.shape)
+        if tensor.kind == "matrix":
+            fits = len(info.shape) > 1 and info.shape[-1] == tensor.columns
+        else:
+            fits = len(info.shape) == 1 or available == tensor.rows
+        if not fits:
             raise FormatError(
                 f"{source.path}: tensor {info.name!r} has shape {list(info.shape)},"
                 f" which cannot be part of a {tensor.kind} of {tensor.rows} x {tensor.columns}"
             )
-        stop = info.shape[0] if part.stop is None else part.stop
-        if not 0 <= part.start < stop <= info.shape[0]:
+        stop = available if part.stop is None else part.stop
+        if not 0 <= part.start < stop <= available:
             raise FormatError(
-                f"{source.path}: tensor {info.name!r} has {info.shape[0]} rows, not {part.start} to {stop}"
+                f"{source.path}: tensor {info.name!r} has {available} rows, not {part.start} to {stop}"
             )
         rows += stop - part.start
         types.add(info.type)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.convert.check import check_plan
+from sampan.convert.journal import Journal
 from sampan.errors import FormatError, SampanError
 from sampan.formats import BLOCK_ROWS, MatrixFormat
 from sampan.hub.home import Progress, require_space
-from sampan.models.plan import PlannedTensor
+from sampan.models.plan import PlannedTensor, planned_values
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
+from sampan.weights.layout import pack_layout
 from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB
-from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix
+from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix, resumable_path
 from sampan.weights.repack import Bits, repack, target_format
 from sampan.weights.source import TensorSource
 
@@ -38,14 +43,19 @@ def convert(
     bits: Bits = 8,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    resumable: bool = False,
 ) -> None:
     """Make a pack of a GGUF file or a Hugging Face folder.
 
     `bits`: for matrices stored as F32, F16 or BF16; quantized ones keep their own width. The embedding and
     the output matrix get 8 bits always. `provenance` goes into the pack's `sampan.source`. Raises
     FormatError, UnsupportedError, ModelReferenceError or StorageError, and leaves a whole pack or none.
+
+    With `resumable`, for a caller that holds the pack's lock, an interruption leaves a partial pack and a
+    journal beside it, and the next call goes on with what is whole in it and of the same source.
     """
     with closing(open_source(source_path)) as source:
+        state = _file_state(source)
         config = resolve_config(source)
         plan = tensor_plan(source, config)
         check_plan(source, config, plan)
@@ -58,11 +68,33 @@ def convert(
                 if tensor.kind == "matrix"
             },
             vectors={tensor.name: tensor.rows for tensor in plan if tensor.kind == "vector"},
+            records=pack_layout(config).records,
             blobs=tokenizer_blobs(tokenizer, tokenizer_config),
             source={"path": str(source_path), "kind": source.kind, "bits": bits, **(provenance or {})},
         )
-        require_space(pack_path.parent, contents.nbytes)
-        _write(source, plan, contents, pack_path, bits, progress)
+        require_space(pack_path.parent, contents.nbytes - _allocated(resumable_path(pack_path)))
+        conversion = _Conversion(source, state, plan, contents, bits, progress)
+        if not resumable:
+            with PackWriter(pack_path, contents) as writer:
+                conversion.run(writer, None)
+            return
+        identity = {
+            "source": str(source_path),
+            "bits": bits,
+            "files": [list(entry) for entry in state],
+            "header": hashlib.sha256(contents.header).hexdigest(),
+        }
+        with Journal(pack_path, identity) as journal:
+            if not journal.finished:
+                # Of another source, or of no journal: nothing in it counts.
+                resumable_path(pack_path).unlink(missing_ok=True)
+            try:
+                with PackWriter(pack_path, contents, resumable=True) as writer:
+                    conversion.run(writer, journal)
+            except Exception:
+                journal.remove()
+                raise
+            journal.remove()
 
 
 def tokenizer_blobs(tokenizer: bytes, tokenizer_config: Mapping[str, Any]) -> dict[str, bytes]:
@@ -81,37 +113,91 @@ def _bits(tensor: PlannedTensor, bits: Bits) -> Bits:
     return 8 if tensor.name in ALWAYS_EIGHT_BITS else bits
 
 
-def _write(
-    source: TensorSource,
-    plan: Sequence[PlannedTensor],
-    contents: PackContents,
-    pack_path: Path,
-    bits: Bits,
-    progress: Progress | None,
-) -> None:
-    label = f"converting {source.path.name}"
-    done = 0
-    with PackWriter(pack_path, contents) as writer:
-        for tensor in plan:
+def _file_state(source: TensorSource) -> list[tuple[str, int, int]]:
+    """Name, size and modification time of every file of the source."""
+    state = []
+    for path in source.files:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise FormatError(f"{path}: gone while it is being converted; fetch it again") from error
+        state.append((path.name, stat.st_size, stat.st_mtime_ns))
+    return state
+
+
+def _allocated(path: Path) -> int:
+    """What a file already takes on the disk; 0 when it is not there or the system does not say."""
+    try:
+        return 512 * getattr(path.stat(), "st_blocks", 0)
+    except OSError:
+        return 0
+
+
+@dataclass
+class _Conversion:
+    """One run over a plan. `state` is the source's files as they were when it was opened."""
+
+    source: TensorSource
+    state: list[tuple[str, int, int]]
+    plan: Sequence[PlannedTensor]
+    contents: PackContents
+    bits: Bits
+    progress: Progress | None
+    done: int = 0
+
+    def run(self, writer: PackWriter, journal: Journal | None) -> None:
+        """Write every tensor, or keep what the journal says is there."""
+        for tensor in self.plan:
+            # Before its first byte: reading a mapping past the end of a file that shrank kills the process.
+            self._require_unchanged()
             if tensor.kind == "vector":
-                writer.write_vector(tensor.name, _vector(source, tensor))
+                writer.write_vector(tensor.name, _vector(self.source, tensor))
                 continue
-            for first_row, packed in _packed_chunks(source, tensor, _bits(tensor, bits)):
-                writer.write_matrix(tensor.name, first_row, packed)
-                for part in tensor.sources:
-                    source.release(part.name)
-                done += packed.nbytes
-                if progress is not None:
-                    progress(label, done, contents.matrix_bytes)
+            if journal is not None and self._keep(writer, journal, tensor.name):
+                continue
+            checksum = self._convert(writer, tensor)
+            if journal is not None:
+                writer.flush()
+                journal.add(tensor.name, checksum)
+        self._require_unchanged()
         writer.finish()
+
+    def _keep(self, writer: PackWriter, journal: Journal, name: str) -> bool:
+        """Keep a matrix that an earlier run finished, when its bytes are still those it wrote."""
+        if name not in journal.finished or writer.checksum(name) != journal.finished[name]:
+            return False
+        writer.keep(name)
+        self._advance(self.contents.matrices[name].nbytes)
+        return True
+
+    def _convert(self, writer: PackWriter, tensor: PlannedTensor) -> int:
+        checksum = 0
+        for first_row, packed in _packed_chunks(self.source, tensor, _bits(tensor, self.bits)):
+            writer.write_matrix(tensor.name, first_row, packed)
+            checksum = zlib.crc32(packed.data, checksum)
+            for part in tensor.sources:
+                self.source.release(part.name)
+            self._advance(packed.nbytes)
+        return checksum
+
+    def _advance(self, size: int) -> None:
+        self.done += size
+        if self.progress is not None:
+            self.progress(f"converting {self.source.path.name}", self.done, self.contents.matrix_bytes)
+
+    def _require_unchanged(self) -> None:
+        for before, now in zip(self.state, _file_state(self.source), strict=True):
+            if before != now:
+                raise FormatError(
+                    f"{self.source.path}: {before[0]} changed while it was being converted; convert it again"
+                )
 
 
 def _vector(source: TensorSource, tensor: PlannedTensor) -> npt.NDArray[np.float32]:
-    parts = [source.float32(part.name, part.start, part.stop) for part in tensor.sources]
-    vector = np.concatenate(parts) + np.float32(tensor.add)
+    vector = planned_values(source, tensor)
     if not np.isfinite(vector).all():
         raise FormatError(f"{source.path}: {tensor.sources[0].name!r} holds NaN or infinite values")
-    return vector if tensor.row_permutation is None else vector[tensor.row_permutation]
+    return vector
 
 
 def _packed_chunks(
@@ -132,7 +218,7 @@ def _packed_chunks(
 def _raw_rows(source: TensorSource, tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
     """Rows `start:stop` of the pack's matrix as the source stores them: [rows, bytes of a row]."""
     parts = [
-        source.raw(part.name).reshape(source.tensors[part.name].shape[0], -1)[part.start : part.stop]
+        source.raw(part.name).reshape(source.tensors[part.name].rows, -1)[part.start : part.stop]
         for part in tensor.sources
     ]
     permutation = tensor.row_permutation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from sampan.weights.quantize import as_bytes
 from sampan.weights.records import check_columns, new_records
 
 CHUNK_WEIGHTS = 1 << 22
+
+# Experts are copies of this many, since drawing tens of GB of random numbers takes longer than writing them.
+EXPERT_VARIANTS = 4
 
 # Standard deviations of uniform codes 0..15 and -127..127, and the middle of the former.
 Q4_DEVIATION = np.sqrt((16**2 - 1) / 12)
@@ -39,7 +42,8 @@ def random_pack(
     """Write a pack of `config` whose matrices are random in `format`, without a tokenizer.
 
     Weights have mean 0 and a standard deviation near 1 / sqrt(columns), norms are 1 and biases small, so that
-    activations keep their size through the layers. The same seed gives the same bytes. UnsupportedError when
+    activations keep their size through the layers. Routers are random, so that tokens spread over the
+    experts; of experts, only a few differ. The same seed gives the same bytes. UnsupportedError when
     rows do not fit the format, StorageError when the disk is full.
     """
     config.check("random pack")
@@ -50,6 +54,7 @@ def random_pack(
         config,
         matrices={name: PlannedMatrix(format, *shape) for name, shape in layout.matrices.items()},
         vectors=layout.vectors,
+        records=layout.records,
         source={"kind": "random", "seed": seed, "format": format.name},
     )
     require_space(path.absolute().parent, contents.nbytes)
@@ -57,19 +62,46 @@ def random_pack(
     done = 0
     with PackWriter(path, contents) as writer:
         for name, length in layout.vectors.items():
-            vector = np.ones(length, np.float32)
-            if name.endswith("_bias"):
-                vector = random.normal(0, 0.02, length).astype(np.float32)
-            writer.write_vector(name, vector)
-        for name, (rows, columns) in layout.matrices.items():
-            rows_at_once = max(CHUNK_WEIGHTS // columns // BLOCK_ROWS, 1) * BLOCK_ROWS
-            for first_row in range(0, rows, rows_at_once):
-                packed = _random_rows(random, format, min(rows_at_once, rows - first_row), columns)
-                writer.write_matrix(name, first_row, packed)
-                done += packed.nbytes
-                if progress is not None:
-                    progress(f"writing {path.name}", done, contents.matrix_bytes)
+            writer.write_vector(name, _random_vector(random, config, name, length))
+        for name, first_row, packed in _random_matrices(random, config, format):
+            writer.write_matrix(name, first_row, packed)
+            done += packed.nbytes
+            if progress is not None:
+                progress(f"writing {path.name}", done, contents.matrix_bytes)
         writer.finish()
+
+
+def _random_vector(
+    random: np.random.Generator, config: ModelConfig, name: str, length: int
+) -> npt.NDArray[np.float32]:
+    if name.endswith("_bias"):
+        return random.normal(0, 0.02, length).astype(np.float32)
+    if name.endswith((".router", ".shared_gate")):
+        return random.normal(0, config.hidden_size**-0.5, length).astype(np.float32)
+    return np.ones(length, np.float32)
+
+
+def _random_matrices(
+    random: np.random.Generator, config: ModelConfig, format: MatrixFormat
+) -> Iterator[tuple[str, int, npt.NDArray[np.uint8]]]:
+    """(name, first row, records) of every matrix, a bounded number of rows at a time."""
+    layout = pack_layout(config)
+    for name, (rows, columns) in layout.matrices.items():
+        if name not in layout.own_tensors:
+            continue
+        rows_at_once = max(CHUNK_WEIGHTS // columns // BLOCK_ROWS, 1) * BLOCK_ROWS
+        for first_row in range(0, rows, rows_at_once):
+            yield (
+                name,
+                first_row,
+                _random_rows(random, format, min(rows_at_once, rows - first_row), columns),
+            )
+    variants: list[list[npt.NDArray[np.uint8]]] = []
+    for index, parts in enumerate(layout.records.values()):
+        if index < EXPERT_VARIANTS:
+            variants.append([_random_rows(random, format, *layout.matrices[part]) for part in parts])
+        for part, packed in zip(parts, variants[index % EXPERT_VARIANTS], strict=True):
+            yield part, 0, packed
 
 
 def _random_rows(

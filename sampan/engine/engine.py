@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sampan.cache.pages import PagePool
+from sampan.engine.experts import check_dial
 from sampan.engine.options import SamplingOptions
 from sampan.engine.sequence import Decode, Output, RunningSequence
 from sampan.engine.span import ModelRunner
+from sampan.engine.usage import count_routes
 from sampan.errors import RequestError
 
 # Random seeds stay exact in JSON readers that have only doubles.
@@ -52,7 +54,9 @@ class Engine:
         self._closed = False
 
     def new_sequence(self, prompt: Sequence[int], options: SamplingOptions) -> RunningSequence:
-        """A request, not yet queued. RequestError when it is empty, too long or has unknown tokens."""
+        """A request, not yet queued. RequestError when it is empty, too long, has unknown tokens, or wants
+        experts that the model does not have.
+        """
         if len(prompt) == 0:
             raise RequestError("the prompt is empty; give it at least one token")
         if options.stop and self._decode is None:
@@ -69,6 +73,11 @@ class Engine:
                 f"{wanted}, but the context holds {self.context}; "
                 "shorten the prompt, lower max_tokens or load the model with a larger context"
             )
+        config = self.runner.config
+        check_dial(options.dial, config, self.runner.max_experts)
+        if options.count_experts and not config.sparse_count:
+            raise RequestError("this model has no experts to count")
+        usage = np.zeros((config.sparse_count, config.expert_count), np.int64)
         return RunningSequence(
             tokens.astype(np.int32),
             options,
@@ -76,6 +85,7 @@ class Engine:
             secrets.randbits(_SEED_BITS) if options.seed is None else options.seed,
             self._eos_ids,
             self._decode,
+            usage if options.count_experts else None,
         )
 
     def submit(self, sequence: RunningSequence) -> None:
@@ -93,9 +103,13 @@ class Engine:
             if not batch:
                 return
             logits = self.runner.forward([sequence.next_span(count) for sequence, count in batch])
-            row = 0
+            row = first = 0
             for sequence, count in batch:
                 sequence.computed += count
+                if sequence.expert_usage is not None:
+                    own = self.runner.routes[:, first : first + count]
+                    sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
+                first += count
                 if sequence.uncomputed == 0:
                     sequence.advance(logits[row])
                     row += 1

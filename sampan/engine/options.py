@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from sampan.engine.experts import ExpertDial
 from sampan.errors import RequestError
 
 MAX_SEED = 2**64 - 1
@@ -20,6 +21,10 @@ class SamplingOptions:
     `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off. `seed` None draws a random one, which the
     result reports. `repetition_penalty` counts prompt and answer, `presence_penalty` and
     `frequency_penalty` the answer only. See engine/sampler.py for the order and the formulas.
+
+    For mixtures of experts, over prompt and answer: `experts_per_token` None means as many as the model was
+    trained with; of them, `expert_mass` keeps per token the fewest that hold this share of the routing
+    weight. `count_experts`: the result says how often each expert was used.
     """
 
     max_tokens: int | None = None
@@ -33,6 +38,9 @@ class SamplingOptions:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     ignore_eos: bool = False
+    experts_per_token: int | None = None
+    expert_mass: float = 1.0
+    count_experts: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -50,11 +58,21 @@ class SamplingOptions:
         _check_number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
         if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
             raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
+        if self.experts_per_token is not None:
+            _check_integer("experts_per_token", self.experts_per_token, 1, None)
+        _check_number("expert_mass", self.expert_mass, 0.0, 1.0)
+        if self.expert_mass == 0.0:
+            raise RequestError("expert_mass must be above 0; for one expert a token use experts_per_token 1")
 
     @property
     def penalised(self) -> bool:
         """True when any penalty changes the logits."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def dial(self) -> ExpertDial:
+        """To how many experts this request's tokens are sent."""
+        return ExpertDial(self.experts_per_token, self.expert_mass)
 
 
 class OptionNames(TypedDict, total=False):
@@ -71,6 +89,9 @@ class OptionNames(TypedDict, total=False):
     presence_penalty: float
     frequency_penalty: float
     ignore_eos: bool
+    experts_per_token: int | None
+    expert_mass: float
+    count_experts: bool
 
 
 def _check_integer(name: str, value: object, low: int, high: int | None) -> None:

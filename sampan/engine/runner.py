@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
+from sampan.engine.experts import most_experts
 from sampan.engine.span import Span
 from sampan.kernels import layout as k
 from sampan.kernels.compiled import entry_point
@@ -25,7 +26,8 @@ class Runner:
     """Runs steps of a packed model; implements `ModelRunner`.
 
     Not safe for use by several threads at once. `context`: most tokens of a sequence; `page_count`: pages of
-    the KV cache; `kernel_folder`: where compiled kernels are kept.
+    the KV cache; `kernel_folder`: where compiled kernels are kept; `max_experts`: most experts per token
+    that a span may ask for, where that is more than the model was trained with.
     """
 
     page_tokens = PAGE_TOKENS
@@ -40,17 +42,21 @@ class Runner:
         kernel_folder: Path,
         kv_dtype: KeyValueType = "bf16",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
+        max_experts: int | None = None,
     ) -> None:
         config = pack.config
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_batch_tokens = max_batch_tokens
+        self.max_experts = most_experts(config, max_experts)
         self._context = context
         self._page_count = page_count
         layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
-        self._program = build_program(pack, layout, self._cache.ctypes.data, max_batch_tokens, context)
+        self._program = build_program(
+            pack, layout, self._cache.ctypes.data, max_batch_tokens, context, self.max_experts
+        )
         self._ropes = [inverse_frequencies(rope, context) for rope in config.ropes]
         step = self._program.step.words
         self._pool = ThreadPool(
@@ -62,7 +68,8 @@ class Runner:
 
         Returns the logits wanted, float32 [outputs, vocab_size], in the order of the spans; they belong to
         the runner and are valid until the next call. ValueError for more than `max_batch_tokens` tokens in
-        all, and for a token, position or page that does not exist: the kernels do not check addresses.
+        all, and for a token, position, page or number of experts that does not exist: the kernels do not
+        check addresses.
         """
         step = self._program.step
         tokens = outputs = slots = 0
@@ -81,6 +88,9 @@ class Runner:
             slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
             slots += slot >= 0
             step.slots[tokens:end] = slot
+            if self.config.sparse_count:
+                step.expert_counts[tokens:end] = span.dial.count_for(self.config)
+                step.expert_masses[tokens:end] = span.dial.mass
             row = step.spans[index]
             row[k.SPAN_FIRST] = tokens
             row[k.SPAN_COUNT] = count
@@ -93,6 +103,9 @@ class Runner:
             tokens = end
         _check_below(step.ids[:tokens], self.vocab_size, "tokens")
         _check_below(step.pages[:tokens], self._page_count, "pages")
+        if self.config.sparse_count:
+            counts = step.expert_counts[:tokens]
+            _check_below(counts - 1, self.max_experts, "experts per token, less one,")
         step.words[k.STEP_TOKENS] = tokens
         step.words[k.STEP_OUTPUTS] = outputs
         step.words[k.STEP_SPANS] = len(spans)
@@ -102,6 +115,14 @@ class Runner:
             sines[:tokens] = np.sin(angles) * factor
         self._pool.step()
         return self._program.logits[:outputs, : self.vocab_size]
+
+    @property
+    def routes(self) -> NDArray[np.int32]:
+        """See `ModelRunner`; no layers for a model without experts."""
+        if not self.config.sparse_count:
+            return np.empty((0, 0, 0), np.int32)
+        tokens = self._program.step.words[k.STEP_TOKENS]
+        return self._program.routes[:, :tokens]
 
     def close(self) -> None:
         """Stop the threads."""

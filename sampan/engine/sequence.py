@@ -35,6 +35,7 @@ class RunningSequence:
     `tokens` is int32 [prompt + max_tokens], filled up to `length`; `computed` tokens have their keys and
     values in the cache. A sequence waits (no pages), reads its prompt, decodes, and ends with a
     `finish_reason` ("error": see `error`); its outputs lie in `pending` until somebody takes them.
+    `expert_usage`, where it is counted: tokens per expert so far, int64 [sparse layers, experts].
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RunningSequence:
         seed: int,
         eos_ids: frozenset[int],
         decode: Decode | None,
+        expert_usage: NDArray[np.int64] | None = None,
     ) -> None:
         self.tokens: NDArray[np.int32] = np.empty(len(prompt) + max_tokens, np.int32)
         self.tokens[: len(prompt)] = prompt
@@ -55,6 +57,7 @@ class RunningSequence:
         self.seed = seed
         self.finish_reason: FinishReason | None = None
         self.error: SampanError | None = None
+        self.expert_usage = expert_usage
         self.pending: deque[Output] = deque()
         self._eos_ids = frozenset() if options.ignore_eos else eos_ids
         self._text = TextStream(decode, prompt.tolist(), options.stop) if decode is not None else None
@@ -71,6 +74,7 @@ class RunningSequence:
             start=self.computed,
             pages=self.pages,
             outputs="last" if count == self.uncomputed else "none",
+            dial=self.options.dial,
         )
 
     def advance(self, logits: NDArray[np.float32]) -> None:

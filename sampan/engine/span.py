@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.config import ModelConfig
+from sampan.engine.experts import FULL, ExpertDial
+
 Outputs = Literal["none", "last", "all"]
 
 
@@ -17,17 +20,33 @@ class Span:
     """Consecutive tokens of one sequence that go through the model in this step.
 
     `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int32, page ids that cover positions
-    0..start+n; `outputs`: which tokens' logits are wanted.
+    0..start+n; `outputs`: which tokens' logits are wanted; `dial`: to how many experts the tokens are sent.
     """
 
     tokens: NDArray[np.int32]
     start: int
     pages: NDArray[np.int32]
     outputs: Outputs
+    dial: ExpertDial = FULL
 
 
 class ModelRunner(Protocol):
     """A model with its KV cache. Row i of `forward` does not depend on the other spans, down to the bit."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def max_experts(self) -> int:
+        """Most experts per token that a span's dial may ask for."""
+        ...
+
+    @property
+    def routes(self) -> NDArray[np.int32]:
+        """The experts of the last step's tokens, in the order of the spans: [sparse layers, tokens, most per
+        token], in order of selection, -1 where there is none; valid until the next step.
+        """
+        ...
 
     @property
     def page_tokens(self) -> int: ...

@@ -61,7 +61,7 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
         integer: int,
         scales: int,
     ) -> None:
-        """scores[row][position] for the blocks of 16 positions [first_block, end_block) of a page, at least."""
+        """scores[row][position] for the blocks of 16 positions [first_block, end_block) of a page."""
         for block in range(first_block // _WIDTH * _WIDTH, end_block, _WIDTH):
             tile = zero_tile(height, _WIDTH)
             at = scores + block * 64

@@ -12,14 +12,25 @@ longer matches.
 
 from __future__ import annotations
 
+from sampan.kernels.experts import combine, dispatch, expert_down, expert_gate_up, gather
 from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.layout import (
     ATTENTION,
     ATTENTION_FINISH,
+    COMBINE,
+    DISPATCH,
+    DISPATCH_DOWN_UNITS,
+    DISPATCH_GATE_UNITS,
+    DISPATCH_ROWS,
+    DISPATCH_TOKENS,
     EMBED,
     END_PHASE,
+    EXPERT_COUNT,
+    EXPERT_DOWN_OP,
+    EXPERT_GATE_UP_OP,
     GATE_UP,
     GATE_UP_SLICE,
+    GATHER,
     MATMUL,
     MATMUL_SLICE,
     MAX_REGIONS,
@@ -38,6 +49,9 @@ from sampan.kernels.layout import (
     RING_SLOTS,
     RING_WORDS,
     ROPE_STORE,
+    ROUTE,
+    ROUTER_LOGITS,
+    ROUTER_SLICE,
     SCRATCH,
     SCRATCH_BYTES,
     SEGMENT_BLOCK_BYTES,
@@ -49,17 +63,18 @@ from sampan.kernels.layout import (
     STOP,
     THREADS,
 )
+from sampan.kernels.mlp import gate_up
 from sampan.kernels.operators import (
     attention,
     attention_finish,
     attention_units,
     embed,
-    gate_up,
     matmul,
     norm_add,
     norm_quantize,
     rope_store,
 )
+from sampan.kernels.router import route, router_logits
 from sampan.kernels.simd import (
     atomic_add,
     atomic_compare_exchange,
@@ -79,6 +94,8 @@ _TAG_MASK = (1 << 23) - 1
 # ops.
 _TAKE_BYTES = 98304
 _TAKE_TOKENS = 4
+# Units of an expert's matrices at a time: with their 32 rows they are large.
+_TAKE_EXPERT_UNITS = 2
 # How a waiting thread behaves: spin for some microseconds, then let others run, then sleep.
 _SPINS = 1500
 _YIELDS = 20
@@ -102,6 +119,16 @@ def op_units(op: int, step: int) -> int:
         return blocks * ((rows + MATMUL_SLICE - 1) // MATMUL_SLICE)
     if code == GATE_UP:
         return load_word(op, SEGMENTS + SEGMENT_BLOCKS) // 2 * ((rows + GATE_UP_SLICE - 1) // GATE_UP_SLICE)
+    if code == ROUTER_LOGITS:
+        return (load_word(op, EXPERT_COUNT) + 15) // 16 * ((rows + ROUTER_SLICE - 1) // ROUTER_SLICE)
+    if code == DISPATCH_TOKENS:
+        return min(rows, 1)
+    if code == GATHER:
+        return load_word(load_word(op, DISPATCH), DISPATCH_ROWS)
+    if code == EXPERT_GATE_UP_OP:
+        return load_word(load_word(op, DISPATCH), DISPATCH_GATE_UNITS)
+    if code == EXPERT_DOWN_OP:
+        return load_word(load_word(op, DISPATCH), DISPATCH_DOWN_UNITS)
     return rows
 
 
@@ -109,8 +136,10 @@ def op_units(op: int, step: int) -> int:
 def largest_take(op: int, step: int) -> int:
     """The most units a thread takes at once: enough to hide the exchange, few enough that none waits long."""
     code = load_word(op, OP_CODE)
-    if code == ATTENTION:
+    if code == ATTENTION or code == ROUTER_LOGITS or code == DISPATCH_TOKENS:  # noqa: SIM109
         return 1
+    if code == EXPERT_GATE_UP_OP or code == EXPERT_DOWN_OP:  # noqa: SIM109
+        return _TAKE_EXPERT_UNITS
     if code == MATMUL or code == GATE_UP:  # noqa: SIM109, a tuple would be built at run time
         rows = load_word(step, load_word(op, OP_COUNT_WORD))
         unit = load_word(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 2)
@@ -139,6 +168,20 @@ def run_units(op: int, step: int, first: int, end: int, scratch: int) -> None:
         norm_add(op, first, end)
     elif code == EMBED:
         embed(op, step, first, end)
+    elif code == ROUTER_LOGITS:
+        router_logits(op, step, first, end)
+    elif code == ROUTE:
+        route(op, step, first, end, scratch)
+    elif code == DISPATCH_TOKENS:
+        dispatch(op, step)
+    elif code == GATHER:
+        gather(op, first, end)
+    elif code == EXPERT_GATE_UP_OP:
+        expert_gate_up(op, first, end, scratch)
+    elif code == EXPERT_DOWN_OP:
+        expert_down(op, first, end)
+    elif code == COMBINE:
+        combine(op, first, end)
 
 
 @kernel

@@ -18,10 +18,17 @@ ATTENTION = 4
 ATTENTION_FINISH = 5
 GATE_UP = 6
 NORM_ADD = 7
+ROUTER_LOGITS = 8
+ROUTE = 9
+DISPATCH_TOKENS = 10
+GATHER = 11
+EXPERT_GATE_UP_OP = 12
+EXPERT_DOWN_OP = 13
+COMBINE = 14
 
 # --- fields of an op (word index) ---------------------------------------------------------------------------
 
-OP_WORDS = 48
+OP_WORDS = 72
 
 OP_CODE = 0
 # Which count of the step gives the rows: STEP_TOKENS or STEP_OUTPUTS.
@@ -65,6 +72,8 @@ INPUT_SCALE_STRIDE = 37
 INPUT_PLANE = 38
 INPUT_WIDE = 39
 QUANTIZED_WIDE = 40
+# GATE_UP: float32 per token that its result is multiplied by; 0: none.
+ROW_WEIGHTS = 41
 
 # ROPE_STORE and ATTENTION*
 HEADS = 17
@@ -86,6 +95,66 @@ WINDOW = 32
 PARTIALS = 34
 PARTIAL_SLOT_BYTES = 35
 
+# ROPE_STORE: how queries and keys are normed.
+QK_NORM = 33
+QK_NORM_PER_HEAD = 0
+QK_NORM_WIDE = 1
+QK_NORM_AFTER_ROPE = 2
+
+# Experts. ROUTES: int32 [tokens][ROUTE_WIDTH], -1 where there is none; ROUTE_WEIGHTS: float32 alike.
+EXPERT_COUNT = 42
+ROUTES = 43
+ROUTE_WEIGHTS = 44
+ROUTE_WIDTH = 45
+LOGITS = 46
+LOGITS_STRIDE = 47
+ROUTER_SCORING = 48
+ROUTER_BIAS = 49
+ROUTER_NORMALIZE = 50
+ROUTER_FLOOR = 51
+ROUTER_SCALE = 52
+GROUPS = 53
+GROUPS_USED = 54
+GROUP_SCORE = 55
+SHARED_GATE = 56
+SHARED_WEIGHTS = 57
+EXPERTS = 58
+EXPERT_WIDTH = 59
+OUTPUT_ROWS = 60
+DISPATCH = 61
+
+# EXPERTS: one entry per expert of a layer.
+EXPERT_WORDS = 16
+EXPERT_GATE = 0
+EXPERT_GATE_FORMAT = 1
+EXPERT_GATE_BLOCK_BYTES = 2
+EXPERT_UP = 3
+EXPERT_UP_FORMAT = 4
+EXPERT_UP_BLOCK_BYTES = 5
+EXPERT_DOWN = 6
+EXPERT_DOWN_FORMAT = 7
+EXPERT_DOWN_BLOCK_BYTES = 8
+
+# DISPATCH: counts of the step, then addresses: the table of active experts; int64 token of each row; int64
+# row of each token's k-th expert, or -1; float32 weight of each row; int64 room for a count per expert.
+DISPATCH_WORDS = 16
+DISPATCH_ACTIVE = 0
+DISPATCH_ROWS = 1
+DISPATCH_GATE_UNITS = 2
+DISPATCH_DOWN_UNITS = 3
+DISPATCH_TABLE = 4
+DISPATCH_SOURCES = 5
+DISPATCH_PLACES = 6
+DISPATCH_WEIGHTS = 7
+DISPATCH_COUNTS = 8
+
+ACTIVE_WORDS = 8
+ACTIVE_EXPERT = 0
+ACTIVE_START = 1
+ACTIVE_ROWS = 2
+ACTIVE_FIRST_GATE = 3
+ACTIVE_FIRST_DOWN = 4
+
 # --- the step -----------------------------------------------------------------------------------------------
 
 STEP_WORDS = 16
@@ -98,6 +167,10 @@ STEP_POSITIONS = 4
 STEP_PAGES = 5
 STEP_SLOTS = 6
 STEP_SPAN_TABLE = 7
+# Addresses of one entry per token: int64 experts that it may go to, float32 share of the routing weight it
+# keeps.
+STEP_EXPERTS = 8
+STEP_MASSES = 9
 
 SPAN_WORDS = 8
 SPAN_FIRST = 0
@@ -132,6 +205,7 @@ SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
 # units.
 MATMUL_SLICE = 128
 GATE_UP_SLICE = 64
+ROUTER_SLICE = 64
 # Scratch of gate+up, bytes per token: 32 rows of each as float32.
 GATE_UP_STRIDE = 256
 # Positions of keys that attention takes at a time.

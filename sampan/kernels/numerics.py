@@ -38,6 +38,13 @@ def exponential(x: Any) -> Any:
 
 
 @kernel
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x)."""
+    one = splat(np.float32(1))
+    return one / (one + exponential(splat(np.float32(0)) - x))
+
+
+@kernel
 def silu(x: Any) -> Any:
     """x / (1 + e^-x) (Elfwing et al. 2017)."""
     one = splat(np.float32(1))

@@ -5,18 +5,18 @@ layout.py lists the fields that they read.
 
 from __future__ import annotations
 
+import numpy as np
+
 from sampan.kernels.attention import attend_chunk, finish_state, fold_partial, reset_state
 from sampan.kernels.jit import kernel
 from sampan.kernels.layout import (
     ACCUMULATE,
-    ACTIVATION,
     ATTENTION_ROWS,
     CACHE,
     COLUMNS,
     COSINES,
     EPSILON,
     FACTOR,
-    GATE_UP_SLICE,
     HEAD_BYTES,
     HEAD_DIM,
     HEADS,
@@ -36,6 +36,10 @@ from sampan.kernels.layout import (
     PAGE_TOKENS,
     PARTIAL_SLOT_BYTES,
     PARTIALS,
+    QK_NORM,
+    QK_NORM_AFTER_ROPE,
+    QK_NORM_PER_HEAD,
+    QK_NORM_WIDE,
     QUANTIZED_PLANE,
     QUANTIZED_SCALE_STRIDE,
     QUANTIZED_SCALES,
@@ -79,8 +83,7 @@ from sampan.kernels.layout import (
 from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
-from sampan.kernels.numerics import gelu_tanh, silu
-from sampan.kernels.quantize import quantize_pair, quantize_row
+from sampan.kernels.quantize import quantize_row
 from sampan.kernels.rope import rotate, store_key, store_value
 from sampan.kernels.rows import dequantize_row
 from sampan.kernels.simd import (
@@ -111,7 +114,7 @@ def embed(op: int, step: int, first: int, end: int) -> None:
 
 @kernel
 def norm_quantize(op: int, first: int, end: int) -> None:
-    """RMS norm and int8 quantization. Unit: a row."""
+    """RMS norm and quantization; the normed floats go to TARGET where there is one. Unit: a row."""
     for row in range(first, end):
         rows = load_word(op, ROWS)
         source = load_scalar_i64(rows + row * 8) if rows != 0 else row
@@ -125,6 +128,14 @@ def norm_quantize(op: int, first: int, end: int) -> None:
             load_word(op, QUANTIZED_PLANE),
             load_word(op, QUANTIZED_WIDE),
         )
+        if load_word(op, TARGET) != 0:
+            norm_row(
+                load_word(op, SOURCE) + source * load_word(op, SOURCE_STRIDE),
+                load_word(op, WEIGHT),
+                load_word(op, TARGET) + row * load_word(op, TARGET_STRIDE),
+                load_word(op, COLUMNS),
+                load_scalar_f32(op + EPSILON * 8),
+            )
 
 
 @kernel
@@ -179,61 +190,21 @@ def matmul(op: int, step: int, first: int, end: int) -> None:
 
 
 @kernel
-def gate_up(op: int, step: int, first: int, end: int, scratch: int) -> None:
-    """quantize(activation(gate x) * (up x)). Unit: 32 rows of both matrices times a slice of the tokens."""
-    tokens = load_word(step, load_word(op, OP_COUNT_WORD))
-    slices = (tokens + GATE_UP_SLICE - 1) // GATE_UP_SLICE
-    stride = load_word(op, TARGET_STRIDE)
-    wide = load_word(op, QUANTIZED_WIDE)
-    for unit in range(first, end):
-        group = unit // slices
-        token = unit % slices * GATE_UP_SLICE
-        stop = min(token + GATE_UP_SLICE, tokens)
-        for part in range(2):
-            segment = op + (SEGMENTS + part * SEGMENT_WORDS) * 8
-            matmul_blocks(
-                load_word(segment, SEGMENT_FORMAT),
-                load_word(op, INPUT_WIDE),
-                load_word(segment, SEGMENT_ADDRESS) + group * 2 * load_word(segment, SEGMENT_BLOCK_BYTES),
-                load_word(segment, SEGMENT_BLOCK_BYTES),
-                2,
-                load_word(op, COLUMNS) // 32,
-                load_word(op, INPUT_X),
-                load_word(op, INPUT_STRIDE),
-                load_word(op, INPUT_SCALES),
-                load_word(op, INPUT_SCALE_STRIDE),
-                load_word(op, INPUT_PLANE),
-                token,
-                stop,
-                scratch + part * 128 - token * stride,
-                stride,
-                load_scalar_f32(op + FACTOR * 8),
-                load_word(op, ACCUMULATE),
-            )
-        for row in range(token, stop):
-            at = scratch + (row - token) * stride
-            if load_word(op, ACTIVATION) == 0:
-                low = silu(load_f32(at)) * load_f32(at + 128)
-                high = silu(load_f32(at + 64)) * load_f32(at + 192)
-            else:
-                low = gelu_tanh(load_f32(at)) * load_f32(at + 128)
-                high = gelu_tanh(load_f32(at + 64)) * load_f32(at + 192)
-            quantize_pair(
-                low,
-                high,
-                load_word(op, QUANTIZED_X)
-                + row * load_word(op, QUANTIZED_STRIDE)
-                + group * (64 if wide else 32),
-                load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE) + group * 4,
-                load_word(op, QUANTIZED_PLANE),
-                wide,
-            )
-
-
-@kernel
 def _add_bias(row: int, bias: int, count: int) -> None:
     for i in range(count // 16):
         store_f32(row + i * 64, load_f32(row + i * 64) + load_f32(bias + i * 64))
+
+
+@kernel
+def _rotate_head(
+    head: int, cosines: int, sines: int, half: int, norm: int, kind: int, head_dim: int, epsilon: np.float32
+) -> None:
+    """Rotary embedding of one head, with the family's norm (0: none) before or behind it."""
+    if norm != 0 and kind == QK_NORM_PER_HEAD:
+        norm_row(head, norm, head, head_dim, epsilon)
+    rotate(head, cosines, sines, half)
+    if norm != 0 and kind == QK_NORM_AFTER_ROPE:
+        norm_row(head, norm, head, head_dim, epsilon)
 
 
 @kernel
@@ -256,11 +227,13 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
             _add_bias(values, load_word(op, VALUE_BIAS), kv_heads * head_dim)
         cosines = load_word(op, COSINES) + token * half * 4
         sines = load_word(op, SINES) + token * half * 4
+        kind = load_word(op, QK_NORM)
+        if load_word(op, QUERY_NORM) != 0 and kind == QK_NORM_WIDE:
+            norm_row(queries, load_word(op, QUERY_NORM), queries, heads * head_dim, epsilon)
+            norm_row(keys, load_word(op, KEY_NORM), keys, kv_heads * head_dim, epsilon)
         for head in range(heads):
             at = queries + head * head_dim * 4
-            if load_word(op, QUERY_NORM) != 0:
-                norm_row(at, load_word(op, QUERY_NORM), at, head_dim, epsilon)
-            rotate(at, cosines, sines, half)
+            _rotate_head(at, cosines, sines, half, load_word(op, QUERY_NORM), kind, head_dim, epsilon)
             for part in range(head_dim // 16):
                 store_f32(at + part * 64, load_f32(at + part * 64) * scale)
         position = load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8)
@@ -271,9 +244,7 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
         )
         for head in range(kv_heads):
             at = keys + head * head_dim * 4
-            if load_word(op, KEY_NORM) != 0:
-                norm_row(at, load_word(op, KEY_NORM), at, head_dim, epsilon)
-            rotate(at, cosines, sines, half)
+            _rotate_head(at, cosines, sines, half, load_word(op, KEY_NORM), kind, head_dim, epsilon)
             base = load_word(op, CACHE) + page * load_word(op, PAGE_BYTES) + head * load_word(op, HEAD_BYTES)
             store_key(at, base, position % PAGE_TOKENS, head_dim, integer)
             store_value(

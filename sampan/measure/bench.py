@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sampan.api import load
+from sampan.api import Model, load
 from sampan.cache.layout import PAGE_TOKENS, KeyValueType
+from sampan.engine.experts import FULL, ExpertDial
 from sampan.errors import RequestError
 from sampan.hub.home import Progress
 from sampan.measure.limits import Beside, Limits, median_rate, median_share
-from sampan.measure.speed import decode_rate, prefill_rate, random_tokens
+from sampan.measure.speed import decode_rate, experts_used, prefill_rate, random_tokens
 from sampan.measure.start import StartFigure, measure_first_compile, measure_start
 from sampan.measure.work import decode_bytes, prefill_ops
 from sampan.plan.machine import MachineReport, cpu_name, default_threads
@@ -25,22 +26,28 @@ STREAM_CONTEXT = 16
 
 @dataclass(frozen=True)
 class DecodeFigure:
-    """One stream after `context` tokens; `roofline`: bytes read per second as a share of a bare read loop."""
+    """One stream after `context` tokens; `roofline`: bytes read per second as a share of a bare read loop.
+    `experts_per_token_used`: the mean over tokens and sparse layers, None where there are none.
+    """
 
     context: int
     tok_s: float
     bytes_per_token: float
     roofline: float
+    experts_per_token_used: float | None = None
 
 
 @dataclass(frozen=True)
 class PrefillFigure:
-    """A prompt of `tokens`; `roofline`: operations per second as a share of a bare int8 dot-product loop."""
+    """A prompt of `tokens`; `roofline`: operations per second as a share of a bare int8 dot-product loop.
+    `experts_per_token_used` as in `DecodeFigure`.
+    """
 
     tokens: int
     tok_s: float
     ops_per_token: float
     roofline: float
+    experts_per_token_used: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,18 @@ class BatchFigure:
 
 
 @dataclass(frozen=True)
+class ExpertChoice:
+    """How the dial of a mixture of experts was set; models/routing.py has both."""
+
+    experts_per_token: int
+    expert_mass: float
+
+
+@dataclass(frozen=True)
 class BenchReport:
-    """What `sampan bench` prints. `first_compile_s` is None unless it was asked for."""
+    """What `sampan bench` prints. `first_compile_s` is None unless it was asked for, `experts` for a
+    model that has none.
+    """
 
     machine: MachineReport
     decode: tuple[DecodeFigure, ...]
@@ -62,13 +79,15 @@ class BenchReport:
     start: StartFigure
     peak_rss_bytes: int
     first_compile_s: float | None = None
+    experts: ExpertChoice | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As `sampan bench --json` prints it."""
+        """As `sampan bench --json` prints it, without what is None."""
         values = dataclasses.asdict(self)
         del values["start"]["peak_rss_bytes"]
-        if self.first_compile_s is None:
-            del values["first_compile_s"]
+        for part in (values, *values["decode"], values["prefill"]):
+            for name in [name for name, value in part.items() if value is None]:
+                del part[name]
         return values
 
 
@@ -78,6 +97,7 @@ def run_bench(
     contexts: Sequence[int] = (16, 1024),
     prompt_tokens: int = 1024,
     streams: Sequence[int] = (1, 8),
+    dial: ExpertDial = FULL,
     threads: int | None = None,
     kv_dtype: KeyValueType = "bf16",
     generated_tokens: int = 32,
@@ -88,8 +108,9 @@ def run_bench(
     """Measure a model: each figure is the median of `repetitions` rounds over all figures, so that a change
     of the machine's speed meets them alike.
 
-    Decoding is timed over `generated_tokens` tokens. Raises RequestError when the model's context is shorter
-    than what is to be measured, and what `sampan.load` raises.
+    Decoding is timed over `generated_tokens` tokens. `dial`: to how many experts tokens are sent.
+    Raises RequestError when the model's context is shorter than what is to be measured or when it has no such
+    experts, and what `sampan.load` raises.
     """
     _check(contexts, prompt_tokens, streams, generated_tokens, repetitions)
     count = default_threads() if threads is None else threads
@@ -101,24 +122,37 @@ def run_bench(
     batch: dict[int, list[float]] = {size: [] for size in streams}
     prefill: list[Beside] = []
     with load(
-        reference, context=context, threads=count, kv_dtype=kv_dtype, sequences=sequences, progress=progress
+        reference,
+        context=context,
+        threads=count,
+        kv_dtype=kv_dtype,
+        sequences=sequences,
+        max_experts=dial.count,
+        progress=progress,
     ) as model:
         tokens = random_tokens(model.config.vocab_size, context)
-        many = [tokens[:STREAM_CONTEXT]] * max(streams)
-        decode_rate(model, many, generated_tokens)
+        # Of a mixture of experts, streams that are all the same would share their experts.
+        many = [random_tokens(model.config.vocab_size, STREAM_CONTEXT, seed) for seed in range(max(streams))]
+        decode_rate(model, many, generated_tokens, dial)
         for repetition in range(repetitions):
             if progress is not None:
                 progress("measuring", repetition, repetitions)
             for size in contexts:
-                alone = partial(decode_rate, model, [tokens[:size]], generated_tokens)
+                alone = partial(decode_rate, model, [tokens[:size]], generated_tokens, dial)
                 decode[size].append(limits.beside_reads(alone))
-            prefill.append(limits.beside_dots(partial(prefill_rate, model, tokens[:prompt_tokens])))
+            prefill.append(limits.beside_dots(partial(prefill_rate, model, tokens[:prompt_tokens], dial)))
             for size in streams:
-                batch[size].append(decode_rate(model, many[:size], generated_tokens))
-        work = {
-            size: decode_bytes(model.pack, size + (generated_tokens + 1) / 2, kv_dtype) for size in contexts
+                batch[size].append(decode_rate(model, many[:size], generated_tokens, dial))
+        config = model.config
+        used = {
+            size: _experts_used(model, tokens[:size], generated_tokens, dial)
+            for size in {*contexts, prompt_tokens}
         }
-        ops = prefill_ops(model.config, prompt_tokens)
+        work = {
+            size: decode_bytes(model.pack, size + (generated_tokens + 1) / 2, kv_dtype, used[size][1])
+            for size in contexts
+        }
+        ops = prefill_ops(config, prompt_tokens, used[prompt_tokens][0])
     if progress is not None:
         progress("measuring the start", repetitions, repetitions)
     start = measure_start(
@@ -135,15 +169,40 @@ def run_bench(
             int8_gops=statistics.median(limits.dots) / 1e9,
         ),
         decode=tuple(
-            DecodeFigure(size, median_rate(decode[size]), work[size], median_share(decode[size], work[size]))
+            DecodeFigure(
+                size,
+                median_rate(decode[size]),
+                work[size],
+                median_share(decode[size], work[size]),
+                used[size][1],
+            )
             for size in contexts
         ),
-        prefill=PrefillFigure(prompt_tokens, median_rate(prefill), ops, median_share(prefill, ops)),
+        prefill=PrefillFigure(
+            prompt_tokens,
+            median_rate(prefill),
+            ops,
+            median_share(prefill, ops),
+            used[prompt_tokens][0],
+        ),
         batch=tuple(BatchFigure(size, statistics.median(batch[size])) for size in streams),
         start=start,
         peak_rss_bytes=start.peak_rss_bytes,
         first_compile_s=measure_first_compile() if first_compile else None,
+        experts=ExpertChoice(dial.count_for(config), dial.mass) if config.sparse_count else None,
     )
+
+
+def _experts_used(
+    model: Model, prompt: Sequence[int], generated_tokens: int, dial: ExpertDial
+) -> tuple[float | None, float | None]:
+    """What `experts_used` counts, where it is not known beforehand; None for a model without experts."""
+    if not model.config.sparse_count:
+        return None, None
+    if dial.mass == 1.0:
+        count = float(dial.count_for(model.config))
+        return count, count
+    return experts_used(model, prompt, generated_tokens, dial)
 
 
 def _check(

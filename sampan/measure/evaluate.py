@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from sampan.api import Model, load
 from sampan.cache.layout import KeyValueType
+from sampan.engine.experts import FULL, ExpertDial
 from sampan.errors import RequestError, SampanError
 from sampan.hub.home import Progress
 from sampan.measure.logits import EngineLogits, LogitSource, float32_logits
+from sampan.measure.tally import ExpertSetting, ExpertTally
+from sampan.measure.text import read_text, text_tokens, windows
 
 FLOAT32 = "float32"
 
@@ -45,6 +48,7 @@ class Perplexity:
 class EvalReport:
     """What `sampan eval` prints. `tokens`: how many next-token distributions were compared, in windows of
     `window` tokens; `text_tokens`: tokens of the whole text. `same_top`: share of equal likeliest tokens.
+    `experts`: of a mixture of experts, how the model's dial was set; the reference's is not turned.
     """
 
     model: str
@@ -56,10 +60,14 @@ class EvalReport:
     kl: Divergence
     same_top: float
     perplexity: Perplexity
+    experts: ExpertSetting | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As `sampan eval --json` prints it."""
-        return asdict(self)
+        """As `sampan eval --json` prints it; `experts` only where there are any."""
+        values = asdict(self)
+        if self.experts is None:
+            del values["experts"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ def run_eval(
     *,
     window: int = 512,
     max_tokens: int | None = 4096,
+    dial: ExpertDial = FULL,
     threads: int | None = None,
     kv_dtype: KeyValueType = "bf16",
     progress: Progress | None = None,
@@ -88,19 +97,32 @@ def run_eval(
     """Compare the model `reference` with `against`: another reference, or "float32" for the same weights,
     before conversion, in float32 through the NumPy twin.
 
-    The text's first `max_tokens` tokens (None: all) are read in windows of `window`, each on its own.
-    RequestError when the text is not UTF-8, too short, or the two models' tokens differ.
+    The text's first `max_tokens` tokens (None: all) are read in windows of `window`, each on its own. `dial`:
+    to how many experts the model sends its tokens; the reference sends them to all it was trained with, so
+    that a model against itself shows what the dial costs.
+
+    RequestError when the text is not UTF-8, too short, the two models' tokens differ, or the model has no
+    such experts.
     """
     if window < 2:
         raise RequestError(f"window must be at least 2 tokens, not {window}")
     if max_tokens is not None and max_tokens < 2:
         raise RequestError(f"max_tokens must be at least 2, not {max_tokens}")
-    text = _read_text(Path(text_path))
+    text = read_text(Path(text_path))
     with ExitStack() as stack:
         model = stack.enter_context(
-            load(reference, context=window, threads=threads, kv_dtype=kv_dtype, progress=progress)
+            load(
+                reference,
+                context=window,
+                threads=threads,
+                kv_dtype=kv_dtype,
+                max_experts=dial.count,
+                progress=progress,
+            )
         )
-        tokens, prefix = _tokens(model, text)
+        tally = ExpertTally(model.config)
+        own = EngineLogits(model, dial, tally)
+        tokens, prefix = text_tokens(model, text)
         other: LogitSource
         if against == FLOAT32:
             other = stack.enter_context(float32_logits(reference, model))
@@ -110,17 +132,18 @@ def run_eval(
             )
             _check_same_tokens(model, rival, text)
             other = EngineLogits(rival)
-        windows = list(_windows(tokens[:max_tokens], prefix, window))
-        if not windows:
+        pieces = list(windows(tokens[:max_tokens], prefix, window))
+        if not pieces:
             raise RequestError(f"{text_path} has {len(tokens)} tokens; at least 2 are needed to compare")
         comparisons = []
-        for number, piece in enumerate(windows):
+        for number, piece in enumerate(pieces):
             if progress is not None:
-                progress("comparing", number, len(windows))
-            comparisons += _compare_window(EngineLogits(model), other, piece)
+                progress("comparing", number, len(pieces))
+            comparisons += _compare_window(own, other, piece)
         if progress is not None:
-            progress("comparing", len(windows), len(windows))
-        return _report(comparisons, model.reference, against, str(text_path), len(tokens), window)
+            progress("comparing", len(pieces), len(pieces))
+        report = _report(comparisons, model.reference, against, str(text_path), len(tokens), window)
+        return replace(report, experts=tally.setting(dial))
 
 
 def compare(
@@ -156,41 +179,12 @@ def _compare_window(model: LogitSource, other: LogitSource, tokens: NDArray[np.i
     ]
 
 
-def _windows(tokens: Sequence[int], prefix: Sequence[int], window: int) -> Iterator[NDArray[np.int32]]:
-    """Pieces of `window` + 1 tokens, overlapping by the one that is only predicted; each begins with
-    `prefix`, as the model expects of a text.
-    """
-    size = window - len(prefix)
-    for start in range(0, len(tokens) - 1, size):
-        yield np.array([*prefix, *tokens[start : start + size + 1]], np.int32)
-
-
-def _tokens(model: Model, text: str) -> tuple[list[int], list[int]]:
-    """The text's tokens, and those that the model's tokenizer puts before any text."""
-    with_prefix = model.tokenize(text)
-    assert model.tokenizer is not None
-    tokens = model.tokenizer.encode(text, add_bos=False)
-    return tokens, with_prefix[: len(with_prefix) - len(tokens)]
-
-
 def _check_same_tokens(model: Model, rival: Model, text: str) -> None:
     if model.config.vocab_size != rival.config.vocab_size or model.tokenize(text) != rival.tokenize(text):
         raise RequestError(
             f"{model.reference} and {rival.reference} split the text into different tokens, "
             "so their distributions cannot be compared"
         )
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not text.strip():
-        raise RequestError(f"{path} is empty")
-    return text
 
 
 def _report(

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.api import Model
-from sampan.engine.span import Span
+from sampan.engine.experts import FULL, ExpertDial, check_dial
+from sampan.engine.span import Outputs, Span
 from sampan.errors import MachineError
 from sampan.hub.resolve import resolve
+from sampan.measure.tally import ExpertTally
 from sampan.models.reference import ReferenceModel
 from sampan.plan.machine import available_memory
 from sampan.weights.detect import open_source
@@ -28,19 +30,39 @@ class LogitSource(Protocol):
 
 
 class EngineLogits:
-    """A loaded model's engine."""
+    """A loaded model's engine, with the dial set as it is. RequestError where the model cannot do that.
 
-    def __init__(self, model: Model) -> None:
+    `tally`, where there is one, counts the experts that the tokens are sent to.
+    """
+
+    def __init__(self, model: Model, dial: ExpertDial = FULL, tally: ExpertTally | None = None) -> None:
         self._engine = model.engine
+        self._dial = dial
+        self._tally = tally
+        check_dial(dial, model.config, model.engine.runner.max_experts)
 
     def logits(self, tokens: NDArray[np.int32], chunk: int) -> Iterator[NDArray[np.float32]]:
         """See `LogitSource`."""
+        return self._forward(tokens, chunk, "all")
+
+    def read(self, tokens: NDArray[np.int32], chunk: int) -> None:
+        """The same without the logits, for the tally."""
+        for _ in self._forward(tokens, chunk, "none"):
+            pass
+
+    def _forward(
+        self, tokens: NDArray[np.int32], chunk: int, outputs: Outputs
+    ) -> Iterator[NDArray[np.float32]]:
         runner, pool = self._engine.runner, self._engine.pages
         pages = pool.allocate(-(-len(tokens) // runner.page_tokens))
         try:
             for start in range(0, len(tokens), chunk):
                 part = tokens[start : start + chunk]
-                yield runner.forward([Span(part, start, np.array(pages, np.int32), "all")])
+                span = Span(part, start, np.array(pages, np.int32), outputs, self._dial)
+                logits = runner.forward([span])
+                if self._tally is not None:
+                    self._tally.add(runner.routes)
+                yield logits
         finally:
             pool.free(pages)
 

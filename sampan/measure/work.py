@@ -9,14 +9,20 @@ from sampan.weights.layout import pack_layout
 from sampan.weights.pack import Pack
 
 
-def decode_bytes(pack: Pack, context: float, kv_dtype: KeyValueType) -> float:
-    """Bytes that decoding one token reads after `context` tokens: every weight, one embedding row, and the
-    keys and values of all positions each layer sees.
+def decode_bytes(
+    pack: Pack, context: float, kv_dtype: KeyValueType, experts_per_token: float | None = None
+) -> float:
+    """Bytes that decoding one token reads after `context` tokens: every weight, of a sparse layer's experts
+    as many as a token is sent to, one embedding row, and the keys and values of all positions a layer sees.
+
+    `experts_per_token`: the mean over tokens and layers; None for as many as the model was trained with.
     """
     config = pack.config
+    share = _share_used(config, experts_per_token)
     weights = 0.0
     for name, matrix in pack.matrices.items():
-        size = matrix.format.matrix_bytes(matrix.rows, matrix.columns)
+        size: float = matrix.format.matrix_bytes(matrix.rows, matrix.columns)
+        size *= share if _is_expert(name) else 1
         if name == "embedding":
             weights += size / (-(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS)
             weights += size if config.tied_embeddings else 0
@@ -28,18 +34,30 @@ def decode_bytes(pack: Pack, context: float, kv_dtype: KeyValueType) -> float:
     return weights + per_position * _visible_positions(config, context)
 
 
-def prefill_ops(config: ModelConfig, tokens: int) -> float:
-    """Operations (multiplies plus adds) per token of a prompt of `tokens`: all layers' matrices, attention at
-    the mean context, and the output matrix for the last token only.
+def prefill_ops(config: ModelConfig, tokens: int, experts_per_token: float | None = None) -> float:
+    """Operations (multiplies plus adds) per token of a prompt of `tokens`: all layers' matrices, but only the
+    experts it is sent to, attention at the mean context, and the output matrix for the last token only.
+    `experts_per_token` as in `decode_bytes`.
     """
+    share = _share_used(config, experts_per_token)
     matrices = sum(
-        rows * columns
+        rows * columns * (share if _is_expert(name) else 1)
         for name, (rows, columns) in pack_layout(config).matrices.items()
         if name.startswith("layers.")
     )
     head = config.vocab_size * config.hidden_size / tokens
     scores_and_values = 2 * config.head_count * config.head_dim
     return 2 * (matrices + head + scores_and_values * _visible_positions(config, (tokens + 1) / 2))
+
+
+def _is_expert(matrix: str) -> bool:
+    return ".experts." in matrix
+
+
+def _share_used(config: ModelConfig, experts_per_token: float | None) -> float:
+    """The share of tokens that an expert sees on average."""
+    used = config.experts_per_token if experts_per_token is None else experts_per_token
+    return used / config.expert_count if config.expert_count else 1.0
 
 
 def _visible_positions(config: ModelConfig, context: float) -> float:

@@ -7,13 +7,13 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md under the architecture
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sampan.config import ModelConfig, RopeConfig
 from sampan.errors import FormatError
 from sampan.models.fields import REQUIRED, Fields
-from sampan.models.rope_import import MAXIMUM_CONTEXT, gguf_rope, huggingface_rope
+from sampan.models.rope_import import MAXIMUM_CONTEXT, gguf_rope, huggingface_rope, rotary_dimensions
 from sampan.weights.source import TensorSource
 
 MAXIMUM_VOCABULARY = 1 << 24
@@ -74,7 +74,10 @@ class Family:
     """One model family: its names in the two kinds of checkpoint, and how its configuration and tensors
     differ.
 
-    `gguf_permuted`: query and key rows lie in interleaved rope order in GGUF files. `norm_offset`: what to
+    `gguf_permuted`, `huggingface_permuted`: query and key rows lie in interleaved rope order in checkpoints
+    of that kind. `huggingface_names`, `gguf_names`: what differs from models/tensor_names.py.
+    `draft_layers`: checkpoints may have layers after the last one that predict further tokens, counted by
+    num_nextn_predict_layers; they are no part of the decoder. `norm_offset`: what to
     add to norm weights of Hugging Face checkpoints (1 where the model multiplies by 1 + w; GGUF stores them
     added).
     `other_tensors`: prefixes of tensors that belong to parts of the checkpoint that are not this decoder.
@@ -86,8 +89,17 @@ class Family:
     from_huggingface: Callable[[Fields], ModelConfig]
     from_gguf: Callable[[Fields, TensorSource], ModelConfig]
     gguf_permuted: bool = False
+    huggingface_permuted: bool = False
+    huggingface_names: Mapping[str, str] = field(default_factory=dict)
+    gguf_names: Mapping[str, str] = field(default_factory=dict)
+    draft_layers: bool = False
     norm_offset: float = 0.0
     other_tensors: tuple[str, ...] = ()
+
+
+def draft_layer_count(fields: Fields, in_gguf: bool) -> int:
+    """How many layers after the last one predict further tokens."""
+    return fields.integer("nextn_predict_layers" if in_gguf else "num_nextn_predict_layers", 0, 16, default=0)
 
 
 def huggingface_base(
@@ -99,13 +111,15 @@ def huggingface_base(
     defaults: Mapping[str, int | float] = MappingProxyType({}),
     tied: bool = False,
     own_rope: bool = False,
+    partial_rotary: float | None = None,
 ) -> ModelConfig:
     """A plain decoder with full attention from config.json; the family replaces what differs.
 
     `defaults`: values of keys that the family's own configuration class fills in; a key without one is
     required.
     `tied`: the default of tie_word_embeddings. `own_rope`: the family reads its ropes itself; a placeholder
-    of base 10,000 stands in.
+    of base 10,000 stands in. `partial_rotary`: the default of partial_rotary_factor, for families that have
+    it.
     """
 
     def integer(key: str, maximum: int, default: int | None = None) -> int:
@@ -119,7 +133,6 @@ def huggingface_base(
     fields.only("is_encoder_decoder", False)
     fields.only("is_decoder", False, True)
     fields.only("add_cross_attention", False)
-    fields.only("partial_rotary_factor", 1.0)
     fields.only(activation_key, activation)
     hidden = integer("hidden_size", MAXIMUM_WIDTH)
     heads = integer("num_attention_heads", MAXIMUM_HEADS)
@@ -129,12 +142,24 @@ def huggingface_base(
     )
     context = integer("max_position_embeddings", MAXIMUM_CONTEXT)
     rope = RopeConfig(base=10_000.0, dimensions=head_dim)
+    if partial_rotary is None:
+        fields.only("partial_rotary_factor", 1.0)
     if not own_rope:
-        rope, context = huggingface_rope(fields, head_dim, context)
+        rotated = head_dim
+        if partial_rotary is not None:
+            rotated = rotary_dimensions(fields, head_dim, partial_rotary)
+        rope, context = huggingface_rope(
+            fields,
+            rotated,
+            context,
+            default_base=defaults.get("rope_theta", 10_000.0),
+            partial=partial_rotary is not None,
+        )
     epsilon_default = defaults.get("rms_norm_eps", REQUIRED)
     return _plain(
         family,
         rope,
+        head_dim,
         vocab_size=integer("vocab_size", MAXIMUM_VOCABULARY),
         hidden_size=hidden,
         layer_count=layers,
@@ -147,14 +172,27 @@ def huggingface_base(
     )
 
 
-def gguf_base(fields: Fields, source: TensorSource, family: str, *, own_rope: bool = False) -> ModelConfig:
+def gguf_base(
+    fields: Fields,
+    source: TensorSource,
+    family: str,
+    *,
+    own_rope: bool = False,
+    partial_rotary: bool = False,
+    experts: bool = False,
+    draft_layers: bool = False,
+) -> ModelConfig:
     """A plain decoder with full attention from a GGUF header; the family replaces what differs.
 
     The vocabulary size is the embedding's row count; embeddings are tied when there is no `output.weight`.
+    `partial_rotary`: fewer dimensions than a head's may be rotated. `experts`: the family reads the keys of a
+    mixture of experts itself. `draft_layers`: block_count counts layers that predict further tokens.
     """
     fields.only("attention.causal", True)
-    fields.only("expert_count", 0)
-    fields.only("expert_used_count", 0)
+    if not experts:
+        fields.only("expert_count", 0)
+        fields.only("expert_used_count", 0)
+    drafts = draft_layer_count(fields, True) if draft_layers else 0
     hidden = fields.integer("embedding_length", 1, MAXIMUM_WIDTH)
     heads = fields.integer("attention.head_count", 1, MAXIMUM_HEADS)
     head_dim = fields.integer(
@@ -173,15 +211,16 @@ def gguf_base(fields: Fields, source: TensorSource, family: str, *, own_rope: bo
     fields.only("vocab_size", embedding.shape[0])
     rope = RopeConfig(base=10_000.0, dimensions=head_dim)
     if not own_rope:
-        rope = gguf_rope(fields, source, head_dim, context)
+        rope = gguf_rope(fields, source, head_dim, context, partial=partial_rotary)
         if rope.scaling == "yarn":
             context = min(max(context, int(rope.original_context * rope.factor)), MAXIMUM_CONTEXT)
     return _plain(
         family,
         rope,
+        head_dim,
         vocab_size=embedding.shape[0],
         hidden_size=hidden,
-        layer_count=fields.integer("block_count", 1, MAXIMUM_LAYERS),
+        layer_count=fields.integer("block_count", 1 + drafts, MAXIMUM_LAYERS) - drafts,
         head_count=heads,
         kv_head_count=fields.integer("attention.head_count_kv", 1, MAXIMUM_HEADS, default=heads),
         intermediate_size=fields.integer("feed_forward_length", 1, MAXIMUM_WIDTH),
@@ -194,6 +233,7 @@ def gguf_base(fields: Fields, source: TensorSource, family: str, *, own_rope: bo
 def _plain(
     family: str,
     rope: RopeConfig,
+    head_dim: int,
     *,
     vocab_size: int,
     hidden_size: int,
@@ -212,14 +252,14 @@ def _plain(
         layer_count=layer_count,
         head_count=head_count,
         kv_head_count=kv_head_count,
-        head_dim=rope.dimensions,
+        head_dim=head_dim,
         intermediate_size=intermediate_size,
         context_length=context_length,
         norm_epsilon=norm_epsilon,
         ropes=(rope,),
         layer_ropes=(0,) * layer_count,
         windows=(0,) * layer_count,
-        attention_scale=rope.dimensions**-0.5,
+        attention_scale=head_dim**-0.5,
         tied_embeddings=tied_embeddings,
     )
 

@@ -54,6 +54,10 @@ class Fields:
         """The raw value of `key` or None, unchecked. Does not count as reading it."""
         return self._values.get(self._prefix + key)
 
+    def was_read(self, key: str) -> bool:
+        """Whether `key` has been read or ignored."""
+        return key in self._seen
+
     def error(self, key: str, problem: str) -> FormatError:
         """A FormatError about one key."""
         return FormatError(f"{self.where}: {self._prefix}{key} {problem}")
@@ -105,6 +109,16 @@ class Fields:
             raise self.error(key, f"must be a short string, is {_described(value)}")
         return value
 
+    def one_of(self, *keys: str) -> str:
+        """The first of these names of one thing that has a value, else the first; the others, where given,
+        must say the same.
+        """
+        chosen = next((key for key in keys if self.has(key)), keys[0])
+        for key in keys:
+            if key != chosen:
+                self.only(key, self.peek(chosen))
+        return chosen
+
     def numbers(self, key: str, count: int, minimum: float, maximum: float) -> tuple[float, ...]:
         """Exactly `count` finite numbers, each in minimum..maximum."""
         value = self._read(key, REQUIRED)
@@ -118,6 +132,18 @@ class Fields:
             if not minimum <= item <= maximum:
                 raise self.error(key, f"holds {_described(item)}, must be in {minimum:g}..{maximum:g}")
         return tuple(float(item) for item in value)
+
+    def integers(self, key: str, minimum: int, maximum: int) -> tuple[int, ...]:
+        """Integers in minimum..maximum, none where the key is absent."""
+        value = self._read(key, ())
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, list | tuple) or any(type(item) is not int for item in value):
+            raise self.error(key, f"must be a list of integers, is {_described(value)}")
+        for item in value:
+            if not minimum <= item <= maximum:
+                raise self.error(key, f"holds {item}, must be in {minimum}..{maximum}")
+        return tuple(value)
 
     def strings(self, key: str, maximum: int) -> list[str]:
         """A list of at most `maximum` strings."""

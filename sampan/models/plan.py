@@ -1,4 +1,4 @@
-"""What a pack tensor is made of: the plan a model family hands to the converter."""
+"""What a pack tensor is made of: the plan that the converter carries out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sampan.weights.source import TensorSource
+
 
 @dataclass(frozen=True)
 class SourceRows:
-    """Rows `start:stop` of one source tensor; `stop=None` means to its end.
+    """Rows `start:stop` of one source tensor, seen as [rows, last dimension]; `stop=None` means to its end.
 
-    For a vector (a source of shape [n]) the range counts elements.
+    For a vector the range counts elements, whatever the source's shape.
     """
 
     name: str
@@ -38,3 +40,15 @@ class PlannedTensor:
     columns: int = 1
     row_permutation: npt.NDArray[np.intp] | None = None
     add: float = 0.0
+
+
+def planned_values(source: TensorSource, planned: PlannedTensor) -> npt.NDArray[np.float32]:
+    """One tensor of the pack in float32, [rows, columns] or [n], unquantized: what the plan says in NumPy."""
+    if planned.kind == "vector":
+        parts = [source.float32(rows.name).reshape(-1)[rows.start : rows.stop] for rows in planned.sources]
+    else:
+        parts = [source.float32(rows.name, rows.start, rows.stop) for rows in planned.sources]
+    stacked = np.concatenate(parts)
+    if planned.row_permutation is not None:
+        stacked = stacked[planned.row_permutation]
+    return stacked + np.float32(planned.add) if planned.add else stacked

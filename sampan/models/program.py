@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,35 +14,23 @@ from numpy.typing import NDArray
 from sampan.cache.layout import KeyValueLayout
 from sampan.config import ModelConfig
 from sampan.errors import UnsupportedError
-from sampan.formats import BLOCK_ROWS, GROUP_SIZE
+from sampan.formats import BLOCK_ROWS
 from sampan.kernels import layout as k
-from sampan.kernels.memory import aligned_zeros
-from sampan.weights.pack import MatrixInfo, Pack
+from sampan.models.op_table import (
+    Floats,
+    OpTable,
+    Quantized,
+    Words,
+    quantized_input,
+    quantized_output,
+    segments,
+)
+from sampan.models.program_experts import ExpertOps
+from sampan.weights.pack import Pack
 
 # Sequences whose attention over one new token is split over threads by chunks of keys. With more sequences
 # than this there are units enough without splitting.
 PARTIAL_SLOTS = 8
-
-
-@dataclass(frozen=True)
-class Floats:
-    """Float32 rows: address and bytes per row."""
-
-    address: int
-    stride: int
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """Quantized rows with their planes of scales, see kernels/quantize.py; `wide`: of 15 bits, not 8."""
-
-    columns: int
-    wide: bool
-    address: int
-    stride: int
-    scales: int
-    scale_stride: int
-    plane: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,8 @@ class Step:
     spans: NDArray[np.int64]
     cosines: tuple[NDArray[np.float32], ...]
     sines: tuple[NDArray[np.float32], ...]
+    expert_counts: NDArray[np.int64]
+    expert_masses: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,90 +55,17 @@ class Program:
     """What the interpreter runs, and everything it touches.
 
     `ops`: int64 [count, OP_WORDS]; `step`: the inputs they read; `logits`: float32 [rows, vocabulary rounded
-    up to a block], which they write; `scratch_bytes`: what each thread needs for itself; `memory`: keeps
-    alive all that the ops point into.
+    up to a block], which they write; `routes`: int32 [sparse layers, rows, most experts], the experts each
+    token went to in the order of their choice, -1 where there is none; `scratch_bytes`: what each thread
+    needs for itself; `memory`: keeps alive all that the ops point into.
     """
 
     ops: NDArray[np.int64]
     step: Step
     logits: NDArray[np.float32]
+    routes: NDArray[np.int32]
     scratch_bytes: int
     memory: tuple[object, ...]
-
-
-@dataclass
-class _Builder:
-    """Collects ops and the buffers behind them."""
-
-    rows: int
-    ops: list[NDArray[np.int64]] = field(default_factory=list)
-    memory: list[object] = field(default_factory=list)
-
-    def bytes(self, size: int) -> int:
-        buffer = aligned_zeros(size)
-        self.memory.append(buffer)
-        return buffer.ctypes.data
-
-    def floats(self, columns: int) -> Floats:
-        return Floats(self.bytes((self.rows + k.TILE_SLACK) * columns * 4), columns * 4)
-
-    def quantized(self, columns: int, wide: bool = False) -> Quantized:
-        rows = self.rows + k.TILE_SLACK
-        stride = columns * 2 if wide else columns
-        groups = columns // GROUP_SIZE
-        plane = rows * groups * 4
-        address, scales = self.bytes(rows * stride), self.bytes(3 * plane)
-        return Quantized(columns, wide, address, stride, scales, groups * 4, plane)
-
-    def both(self, columns: int) -> dict[bool, Quantized]:
-        """Buffers for the same rows in 8 and in 15 bits, by `wide`; untouched memory costs nothing."""
-        return {wide: self.quantized(columns, wide) for wide in (False, True)}
-
-    def emit(self, code: int, words: dict[int, int | float], count_word: int = k.STEP_TOKENS) -> None:
-        op = np.zeros(k.OP_WORDS, np.int64)
-        op[k.OP_CODE] = code
-        op[k.OP_COUNT_WORD] = count_word
-        for word, value in words.items():
-            op[word] = int(np.float32(value).view(np.uint32)) if isinstance(value, float) else value
-        self.ops.append(op)
-
-
-def _quantized_output(buffer: Quantized) -> dict[int, int | float]:
-    return {
-        k.QUANTIZED_X: buffer.address,
-        k.QUANTIZED_STRIDE: buffer.stride,
-        k.QUANTIZED_SCALES: buffer.scales,
-        k.QUANTIZED_SCALE_STRIDE: buffer.scale_stride,
-        k.QUANTIZED_PLANE: buffer.plane,
-        k.QUANTIZED_WIDE: int(buffer.wide),
-    }
-
-
-def _quantized_input(buffer: Quantized) -> dict[int, int | float]:
-    return {
-        k.INPUT_X: buffer.address,
-        k.INPUT_STRIDE: buffer.stride,
-        k.INPUT_SCALES: buffer.scales,
-        k.INPUT_SCALE_STRIDE: buffer.scale_stride,
-        k.INPUT_PLANE: buffer.plane,
-        k.INPUT_WIDE: int(buffer.wide),
-        k.COLUMNS: buffer.columns,
-    }
-
-
-def _segments(matrices: list[MatrixInfo]) -> dict[int, int | float]:
-    """Matrices side by side: the rows of each follow those of the one before in the output."""
-    words: dict[int, int | float] = {k.SEGMENT_COUNT: len(matrices)}
-    offset = 0
-    for index, matrix in enumerate(matrices):
-        base = k.SEGMENTS + index * k.SEGMENT_WORDS
-        words[base + k.SEGMENT_ADDRESS] = matrix.address
-        words[base + k.SEGMENT_FORMAT] = matrix.format.code
-        words[base + k.SEGMENT_BLOCKS] = -(-matrix.rows // BLOCK_ROWS)
-        words[base + k.SEGMENT_BLOCK_BYTES] = matrix.format.matrix_bytes(BLOCK_ROWS, matrix.columns)
-        words[base + k.SEGMENT_TARGET_OFFSET] = offset
-        offset += matrix.rows * 4
-    return words
 
 
 def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
@@ -165,12 +82,16 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
         spans=np.zeros((max_spans, k.SPAN_WORDS), np.int64),
         cosines=tuple(np.zeros((rows, rope.dimensions // 2), np.float32) for rope in config.ropes),
         sines=tuple(np.zeros((rows, rope.dimensions // 2), np.float32) for rope in config.ropes),
+        expert_counts=integers(rows),
+        expert_masses=np.ones(rows, np.float32),
     )
     step.words[k.STEP_IDS] = step.ids.ctypes.data
     step.words[k.STEP_POSITIONS] = step.positions.ctypes.data
     step.words[k.STEP_PAGES] = step.pages.ctypes.data
     step.words[k.STEP_SLOTS] = step.slots.ctypes.data
     step.words[k.STEP_SPAN_TABLE] = step.spans.ctypes.data
+    step.words[k.STEP_EXPERTS] = step.expert_counts.ctypes.data
+    step.words[k.STEP_MASSES] = step.expert_masses.ctypes.data
     return step
 
 
@@ -179,7 +100,9 @@ def _scratch_bytes(config: ModelConfig) -> int:
     rows = max(k.ATTENTION_ROWS // group, 1) * group + k.TILE_SLACK
     attention = rows * (config.head_dim + k.ATTENTION_CHUNK + 2 * (config.head_dim + k.STATE_EXTRA) + 2) * 4
     gate_up = (k.GATE_UP_SLICE + k.TILE_SLACK) * k.GATE_UP_STRIDE
-    return (max(attention, gate_up) + 4095) // 4096 * 4096
+    # Scores, selection scores and what groups or chosen experts are worth.
+    router = 3 * (config.expert_count + 16) * 4
+    return (max(attention, gate_up, router) + 4095) // 4096 * 4096
 
 
 def _check(config: ModelConfig) -> None:
@@ -189,15 +112,23 @@ def _check(config: ModelConfig) -> None:
         )
 
 
-def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: int, context: int) -> Program:
-    """The Program of a dense decoder (pre-norm, GQA, gated MLP; Gemma 3's sandwich norms) over a pack.
+def build_program(
+    pack: Pack,
+    cache: KeyValueLayout,
+    cache_address: int,
+    rows: int,
+    context: int,
+    max_experts: int = 0,
+) -> Program:
+    """The Program of a decoder (pre-norm, GQA, gated MLP or experts; Gemma 3's sandwich norms) over a pack.
 
     `rows`: most tokens in one step; `cache_address`: page 0 of the KV cache; `context`: most tokens of a
-    sequence. UnsupportedError when the head size does not fit the kernels.
+    sequence; `max_experts`: most experts per token. UnsupportedError when the head size does not fit the
+    kernels.
     """
     config = pack.config
     _check(config)
-    b = _Builder(rows)
+    b = OpTable(rows)
     step = _new_step(config, rows, rows)
     query_width = config.head_count * config.head_dim
     heads_width = query_width + 2 * config.kv_head_count * config.head_dim
@@ -207,7 +138,9 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
     heads = b.floats(heads_width)
     mixed = b.floats(query_width)
     mixed_quantized = b.both(query_width)
-    activated = b.both(config.intermediate_size)
+    widths = {config.intermediate_size, config.shared_intermediate_size} - {0}
+    activated = {width: b.both(width) for width in widths}
+    experts = ExpertOps(b, pack, hidden, max_experts) if config.sparse_count else None
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)
@@ -218,27 +151,35 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
     def vector(name: str) -> int:
         return pack.vector(name).ctypes.data
 
-    def norm(name: str, wide: bool, rows_address: int = 0, count_word: int = k.STEP_TOKENS) -> Quantized:
-        words: dict[int, int | float] = {
+    def norm(
+        name: str,
+        wide: bool,
+        rows_address: int = 0,
+        count_word: int = k.STEP_TOKENS,
+        floats: Floats | None = None,
+    ) -> Quantized:
+        words: Words = {
             k.SOURCE: hidden.address,
             k.SOURCE_STRIDE: hidden.stride,
             k.WEIGHT: vector(name),
             k.COLUMNS: config.hidden_size,
             k.EPSILON: float(config.norm_epsilon),
             k.ROWS: rows_address,
+            k.TARGET: 0 if floats is None else floats.address,
+            k.TARGET_STRIDE: 0 if floats is None else floats.stride,
         }
-        b.emit(k.NORM_QUANTIZE, words | _quantized_output(normed[wide]), count_word)
+        b.emit(k.NORM_QUANTIZE, words | quantized_output(normed[wide]), count_word)
         return normed[wide]
 
     def project(name: str, source: Quantized, post_norm: str) -> None:
         """An output projection: added to the hidden state, through a norm where the family has one."""
-        words: dict[int, int | float] = {
+        words: Words = {
             k.TARGET: block_output.address,
             k.TARGET_STRIDE: block_output.stride,
             k.FACTOR: 1.0 if config.sandwich_norms else float(config.residual_scale),
             k.ACCUMULATE: int(not config.sandwich_norms),
         }
-        b.emit(k.MATMUL, words | _quantized_input(source) | _segments([pack.matrices[name]]))
+        b.emit(k.MATMUL, words | quantized_input(source) | segments([pack.matrices[name]]))
         if config.sandwich_norms:
             words = {
                 k.SOURCE: block_output.address,
@@ -252,14 +193,17 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
             }
             b.emit(k.NORM_ADD, words)
 
-    words: dict[int, int | float] = {
+    words: Words = {
         k.TARGET: hidden.address,
         k.TARGET_STRIDE: hidden.stride,
         k.COLUMNS: config.hidden_size,
         k.FACTOR: float(config.embedding_scale),
     }
-    b.emit(k.EMBED, words | _segments([pack.matrices["embedding"]]))
+    b.emit(k.EMBED, words | segments([pack.matrices["embedding"]]))
 
+    qk_norm = k.QK_NORM_PER_HEAD
+    if config.qk_norm_wide or config.qk_norm_after_rope:
+        qk_norm = k.QK_NORM_WIDE if config.qk_norm_wide else k.QK_NORM_AFTER_ROPE
     for layer in range(config.layer_count):
         prefix = f"layers.{layer}"
         attention = f"{prefix}.attention"
@@ -269,9 +213,9 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
         source = norm(f"{prefix}.attention_norm", wide=True)
         words = {k.TARGET: heads.address, k.TARGET_STRIDE: heads.stride, k.FACTOR: 1.0}
         projections = [pack.matrices[f"{attention}.{part}"] for part in ("query", "key", "value")]
-        b.emit(k.MATMUL, words | _quantized_input(source) | _segments(projections))
+        b.emit(k.MATMUL, words | quantized_input(source) | segments(projections))
         rope = config.layer_ropes[layer]
-        shape: dict[int, int | float] = {
+        shape: Words = {
             k.SOURCE: heads.address,
             k.SOURCE_STRIDE: heads.stride,
             k.HEADS: config.head_count,
@@ -296,6 +240,7 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
             k.QUERY_BIAS: biases[0],
             k.KEY_BIAS: biases[1],
             k.VALUE_BIAS: biases[2],
+            k.QK_NORM: qk_norm,
             k.QUERY_NORM: vector(f"{attention}.query_norm") if config.qk_norm else 0,
             k.KEY_NORM: vector(f"{attention}.key_norm") if config.qk_norm else 0,
         }
@@ -307,22 +252,34 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
             k.PARTIAL_SLOT_BYTES: slot_bytes,
         }
         b.emit(k.ATTENTION, shape | words)
-        b.emit(k.ATTENTION_FINISH, shape | words | _quantized_output(mixed_quantized[wide]))
+        b.emit(k.ATTENTION_FINISH, shape | words | quantized_output(mixed_quantized[wide]))
         project(f"{attention}.output", mixed_quantized[wide], f"{prefix}.attention_post_norm")
-        source = norm(f"{prefix}.mlp_norm", wide)
+        mlp = f"{prefix}.mlp"
+        row_weights = 0
+        if experts is not None and config.is_sparse(layer):
+            source = norm(f"{prefix}.mlp_norm", wide, floats=experts.normed)
+            experts.emit(layer, source)
+            mlp = f"{prefix}.shared"
+            row_weights = experts.shared_weights
+            if not config.shared_intermediate_size:
+                continue
+        else:
+            source = norm(f"{prefix}.mlp_norm", wide)
+        width = pack.matrices[f"{mlp}.gate"].rows
         words = {
             k.ACTIVATION: int(config.activation == "gelu_tanh"),
-            k.TARGET_STRIDE: k.GATE_UP_STRIDE,
             k.FACTOR: 1.0,
+            k.ROW_WEIGHTS: row_weights,
         }
-        gate_up = _segments([pack.matrices[f"{prefix}.mlp.gate"], pack.matrices[f"{prefix}.mlp.up"]])
-        b.emit(k.GATE_UP, words | _quantized_input(source) | _quantized_output(activated[wide]) | gate_up)
-        project(f"{prefix}.mlp.down", activated[wide], f"{prefix}.mlp_post_norm")
+        gate_up = segments([pack.matrices[f"{mlp}.gate"], pack.matrices[f"{mlp}.up"]])
+        output = activated[width][wide]
+        b.emit(k.GATE_UP, words | quantized_input(source) | quantized_output(output) | gate_up)
+        project(f"{mlp}.down", output, f"{prefix}.mlp_post_norm")
 
     source = norm("output_norm", True, step.output_rows.ctypes.data, k.STEP_OUTPUTS)
     words = {k.TARGET: logits.address, k.TARGET_STRIDE: logits.stride, k.FACTOR: float(config.logit_scale)}
     head = pack.matrices["embedding" if config.tied_embeddings else "output"]
-    b.emit(k.MATMUL, words | _quantized_input(source) | _segments([head]), k.STEP_OUTPUTS)
+    b.emit(k.MATMUL, words | quantized_input(source) | segments([head]), k.STEP_OUTPUTS)
 
     logits_memory = next(m for m in b.memory if isinstance(m, np.ndarray) and m.ctypes.data == logits.address)
     table = np.ascontiguousarray(np.stack(b.ops))
@@ -330,6 +287,7 @@ def build_program(pack: Pack, cache: KeyValueLayout, cache_address: int, rows: i
         ops=table,
         step=step,
         logits=logits_memory.view(np.float32).reshape(rows + k.TILE_SLACK, vocabulary_rows),
+        routes=np.empty((0, rows, 0), np.int32) if experts is None else experts.routes,
         scratch_bytes=_scratch_bytes(config),
         memory=(*b.memory, pack),
     )

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from sampan.config import ModelConfig
 from sampan.errors import RequestError
-from sampan.models.plan import PlannedTensor
+from sampan.models.plan import planned_values
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.rope import inverse_frequencies
+from sampan.models.routing import route, sigmoid
 from sampan.weights.pack import Pack
 from sampan.weights.source import TensorSource
 
@@ -40,6 +41,11 @@ class ReferenceModel:
 
     `get_matrix(name)` and `get_vector(name)` give the pack's tensors (docs/architecture.md) as float32 arrays
     [rows, columns] and [n]; each is asked once. `context` is what `rope.inverse_frequencies` wants.
+
+    `experts_per_token` and `expert_mass` are the dials of `routing.route`, and may be set at any time.
+    `expert_usage` [layers, experts] int64 counts, over all calls, the tokens that each expert had a part in;
+    `routes` [sparse layers, tokens, experts per token] int32 says which each token of the last call was sent
+    to, in order of selection, -1 where the dial dropped one.
     """
 
     def __init__(
@@ -53,6 +59,11 @@ class ReferenceModel:
         self._get = {"matrix": get_matrix, "vector": get_vector}
         self._weights: dict[str, Array] = {}
         length = config.context_length if context is None else context
+        self.experts_per_token: int | None = None
+        self.expert_mass = 1.0
+        self.expert_usage = np.zeros((config.layer_count, config.expert_count), np.int64)
+        self.routes = np.empty((0, 0, 0), np.int32)
+        self._routes: list[npt.NDArray[np.int32]] = []
         self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
 
     @staticmethod
@@ -91,11 +102,14 @@ class ReferenceModel:
             raise RequestError(f"tokens must be a list of ids below {config.vocab_size}")
         if cache is None:
             cache = self.new_cache()
+        self._routes = []
         positions = np.arange(cache.length, cache.length + len(ids))
         hidden = self._matrix("embedding")[ids] * np.float32(config.embedding_scale)
         rotations = [_rotation(frequencies, factor, positions) for frequencies, factor in self._ropes]
         for layer in range(config.layer_count):
             hidden = self._layer(layer, hidden, positions, rotations[config.layer_ropes[layer]], cache)
+        if self._routes:
+            self.routes = np.stack(self._routes)
         hidden = self._norm("output_norm", hidden)
         output = self._matrix("embedding" if config.tied_embeddings else "output")
         return (hidden @ output.T) * np.float32(config.logit_scale)
@@ -120,11 +134,40 @@ class ReferenceModel:
         hidden = hidden + update * scale
 
         normed = self._norm(name + "mlp_norm", hidden)
-        gate = _activate(config.activation, normed @ self._matrix(name + "mlp.gate").T)
-        update = (gate * (normed @ self._matrix(name + "mlp.up").T)) @ self._matrix(name + "mlp.down").T
+        sparse = config.is_sparse(layer)
+        update = self._experts(layer, normed) if sparse else self._mlp(name + "mlp", normed)
         if config.sandwich_norms:
             update = self._norm(name + "mlp_post_norm", update)
         return hidden + update * scale
+
+    def _mlp(self, name: str, hidden: Array) -> Array:
+        gate = _activate(self.config.activation, hidden @ self._matrix(name + ".gate").T)
+        return (gate * (hidden @ self._matrix(name + ".up").T)) @ self._matrix(name + ".down").T
+
+    def _experts(self, layer: int, hidden: Array) -> Array:
+        config = self.config
+        name = f"layers.{layer}."
+        router = self._vector(name + "router").reshape(config.expert_count, config.hidden_size)
+        chosen, weights = route(
+            hidden @ router.T,
+            config,
+            self._vector(name + "router_bias") if config.router_bias else None,
+            experts_per_token=self.experts_per_token,
+            expert_mass=self.expert_mass,
+        )
+        self._routes.append(np.where(weights != 0, chosen, -1).astype(np.int32))
+        update = np.zeros_like(hidden)
+        for expert in np.unique(chosen[weights != 0]):
+            tokens, ranks = np.nonzero((chosen == expert) & (weights != 0))
+            output = self._mlp(f"{name}experts.{expert}", hidden[tokens])
+            update[tokens] += output * weights[tokens, ranks, None]
+            self.expert_usage[layer, expert] += len(tokens)
+        if config.shared_intermediate_size:
+            shared = self._mlp(name + "shared", hidden)
+            if config.shared_expert_gate:
+                shared = shared * sigmoid(hidden @ self._vector(name + "shared_gate")[:, None])
+            update = update + shared
+        return update
 
     def _attention(
         self,
@@ -141,12 +184,18 @@ class ReferenceModel:
             projected = hidden @ self._matrix(name + which).T
             if config.attention_bias:
                 projected = projected + self._vector(f"{name}{which}_bias")
+            if config.qk_norm_wide and which != "value":
+                projected = self._norm(f"{name}{which}_norm", projected)
             split = projected.reshape(len(hidden), heads, config.head_dim)
             if which == "value":
                 return split
-            if config.qk_norm:
+            per_head = config.qk_norm and not config.qk_norm_wide
+            if per_head and not config.qk_norm_after_rope:
                 split = self._norm(f"{name}{which}_norm", split)
-            return _rotate(split, *rotation)
+            split = _rotate(split, *rotation)
+            if per_head and config.qk_norm_after_rope:
+                split = self._norm(f"{name}{which}_norm", split)
+            return split
 
         query = project("query", config.head_count)
         keys = cache.keys[layer] = np.concatenate([cache.keys[layer], project("key", config.kv_head_count)])
@@ -178,14 +227,6 @@ class ReferenceModel:
         if name not in self._weights:
             self._weights[name] = self._get[kind](name)
         return self._weights[name]
-
-
-def planned_values(source: TensorSource, planned: PlannedTensor) -> Array:
-    """One tensor of the pack in float32, [rows, columns] or [n], unquantized: what the plan says in NumPy."""
-    stacked = np.concatenate([source.float32(rows.name, rows.start, rows.stop) for rows in planned.sources])
-    if planned.row_permutation is not None:
-        stacked = stacked[planned.row_permutation]
-    return stacked + np.float32(planned.add) if planned.add else stacked
 
 
 def _rotation(

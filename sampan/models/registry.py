@@ -7,11 +7,24 @@ from typing import Any, Final
 
 from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
-from sampan.models import gemma3, llama, minicpm, qwen2, qwen3
+from sampan.models import (
+    bailing_moe_v2,
+    ernie4_5_moe,
+    gemma3,
+    glm4_moe,
+    hunyuan_v1_moe,
+    llama,
+    minicpm,
+    minimax_m2,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+)
 from sampan.models.family import Family
 from sampan.models.fields import Fields
 from sampan.models.plan import PlannedTensor
-from sampan.models.tensor_names import plan_tensors
+from sampan.models.tensor_plan import plan_tensors
 from sampan.weights.source import TensorSource
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -20,6 +33,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     qwen2.FAMILY,
     qwen3.FAMILY,
     gemma3.FAMILY,
+    qwen2_moe.FAMILY,
+    qwen3_moe.FAMILY,
+    glm4_moe.FAMILY,
+    ernie4_5_moe.FAMILY,
+    hunyuan_v1_moe.FAMILY,
+    minimax_m2.FAMILY,
+    bailing_moe_v2.FAMILY,
 )
 
 

@@ -18,12 +18,33 @@ _BASE_RANGE = (1.0001, 1e15)
 _FACTOR_RANGE = (1e-3, 1e6)
 
 
+def rotary_dimensions(fields: Fields, head_dim: int, default: float) -> int:
+    """How many of a head's dimensions are rotated: `partial_rotary_factor`, beside or in `rope_parameters`,
+    times the head size, rounded down.
+    """
+    parameters = fields.peek("rope_parameters")
+    inner = parameters.get("partial_rotary_factor") if isinstance(parameters, dict) else None
+    factor = fields.number("partial_rotary_factor", 0.01, 1.0, default=default)
+    if inner is not None:
+        group = fields.group("rope_parameters")
+        assert group is not None
+        factor = group.number("partial_rotary_factor", 0.01, 1.0)
+        fields.only("partial_rotary_factor", factor)
+    dimensions = int(head_dim * factor)
+    if dimensions < 2 or dimensions % 2:
+        raise fields.error(
+            "partial_rotary_factor", f"is {factor}, which leaves {dimensions} of {head_dim} dimensions"
+        )
+    return dimensions
+
+
 def huggingface_rope(
-    fields: Fields, dimensions: int, context: int, *, default_base: float = 10_000.0
+    fields: Fields, dimensions: int, context: int, *, default_base: float = 10_000.0, partial: bool = False
 ) -> tuple[RopeConfig, int]:
     """The rope of a model with one, and its context length: yarn extends what max_position_embeddings says.
 
-    Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`.
+    Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`. `partial`: the caller has
+    read `partial_rotary_factor`, which is otherwise refused unless it is 1.
     """
     parameters = fields.group("rope_parameters")
     if parameters is not None:
@@ -35,6 +56,8 @@ def huggingface_rope(
         parameters = fields.group("rope_scaling")
     if parameters is None:
         return RopeConfig(base=base, dimensions=dimensions), context
+    if partial:
+        parameters.ignore("partial_rotary_factor")
     return scaled_rope(parameters, base, dimensions, context)
 
 
@@ -48,7 +71,8 @@ def scaled_rope(parameters: Fields, base: float, dimensions: int, context: int) 
     """A rope from one rope_scaling or rope_parameters object, and the context length it extends to."""
     kind = parameters.string("rope_type", default=parameters.string("type", default="default"))
     parameters.ignore("rope_theta")
-    parameters.only("partial_rotary_factor", 1, 1.0)
+    if not parameters.was_read("partial_rotary_factor"):
+        parameters.only("partial_rotary_factor", 1, 1.0)
     rope = RopeConfig(base=base, dimensions=dimensions)
     if kind == "default":
         pass
@@ -110,12 +134,16 @@ def gguf_rope(
     context: int,
     *,
     default_base: float = 10_000.0,
+    partial: bool = False,
 ) -> RopeConfig:
     """The rope of a GGUF file: `{architecture}.rope.*` keys and the tensors of explicit frequency factors.
 
     `rope_freqs.weight` divides frequencies (Llama 3's scaling, computed by the converter);
-    `rope_factors_short.weight` and `rope_factors_long.weight` are longrope's.
+    `rope_factors_short.weight` and `rope_factors_long.weight` are longrope's. `partial`: fewer than
+    `dimensions` of a head may be rotated.
     """
+    if partial:
+        dimensions = fields.integer("rope.dimension_count", 2, dimensions, default=dimensions)
     fields.only("rope.dimension_count", dimensions)
     fields.ignore("rope.scaling.finetuned")
     base = fields.number("rope.freq_base", *_BASE_RANGE, default=default_base)

@@ -165,6 +165,7 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files: tuple[Path, ...] = (path,)
         data = map_file(path)
         cursor = _Cursor(path, data)
         key_count, tensor_count = _read_counts(cursor)
@@ -186,14 +187,14 @@ class GgufSource:
         return np.frombuffer(self._open_map(), np.uint8, self.tensors[name].nbytes, self._offsets[name])
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
-        """Rows `start:stop` (elements, for a vector) dequantized to float32."""
+        """Rows `start:stop` of [rows, last dimension] (elements, for a vector) dequantized to float32."""
         info = self.tensors[name]
         if len(info.shape) == 1:
             return _dequantize(self.raw(name), info.type)[start:stop]
-        rows = self.raw(name).reshape(info.shape[0], -1)[start:stop]
+        rows = self.raw(name).reshape(info.rows, -1)[start:stop]
         if not len(rows):
-            return np.empty((0, *info.shape[1:]), np.float32)
-        return _dequantize(rows, info.type).reshape(len(rows), *info.shape[1:])
+            return np.empty((0, info.shape[-1]), np.float32)
+        return _dequantize(rows, info.type).reshape(len(rows), info.shape[-1])
 
     def release(self, name: str) -> None:
         """Take the tensor's pages out of resident memory."""

@@ -3,45 +3,86 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from sampan.config import ModelConfig
+
+EXPERT_PARTS = ("gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class PackLayout:
-    """Every matrix of a pack with its (rows, columns), every vector with its length."""
+    """Every matrix of a pack with its (rows, columns), every vector with its length, every record with the
+    matrices it holds, in order. A matrix that is in no record is a tensor of its own.
+    """
 
     matrices: dict[str, tuple[int, int]]
     vectors: dict[str, int]
+    records: dict[str, tuple[str, ...]]
+
+    @cached_property
+    def own_tensors(self) -> frozenset[str]:
+        """The matrices that are in no record."""
+        return frozenset(self.matrices.keys() - {part for parts in self.records.values() for part in parts})
 
 
+@lru_cache(maxsize=4)
 def pack_layout(config: ModelConfig) -> PackLayout:
-    """The matrices and vectors of a model whose configuration has passed `ModelConfig.check`."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query, key_value = config.head_count * config.head_dim, config.kv_head_count * config.head_dim
-    matrices = {"embedding": (config.vocab_size, hidden)}
-    vectors = {"output_norm": hidden}
+    """The tensors of a model whose configuration has passed `ModelConfig.check`. Do not change the result:
+    it is remembered.
+    """
+    layout = PackLayout({"embedding": (config.vocab_size, config.hidden_size)}, {}, {})
+    layout.vectors["output_norm"] = config.hidden_size
     if not config.tied_embeddings:
-        matrices["output"] = (config.vocab_size, hidden)
+        layout.matrices["output"] = (config.vocab_size, config.hidden_size)
     for index in range(config.layer_count):
         layer = f"layers.{index}."
-        matrices[layer + "attention.query"] = (query, hidden)
-        matrices[layer + "attention.key"] = (key_value, hidden)
-        matrices[layer + "attention.value"] = (key_value, hidden)
-        matrices[layer + "attention.output"] = (hidden, query)
-        matrices[layer + "mlp.gate"] = (inner, hidden)
-        matrices[layer + "mlp.up"] = (inner, hidden)
-        matrices[layer + "mlp.down"] = (hidden, inner)
-        vectors[layer + "attention_norm"] = hidden
-        vectors[layer + "mlp_norm"] = hidden
-        if config.sandwich_norms:
-            vectors[layer + "attention_post_norm"] = hidden
-            vectors[layer + "mlp_post_norm"] = hidden
-        if config.qk_norm:
-            vectors[layer + "attention.query_norm"] = config.head_dim
-            vectors[layer + "attention.key_norm"] = config.head_dim
-        if config.attention_bias:
-            vectors[layer + "attention.query_bias"] = query
-            vectors[layer + "attention.key_bias"] = key_value
-            vectors[layer + "attention.value_bias"] = key_value
-    return PackLayout(matrices, vectors)
+        _add_attention(layout, config, layer)
+        if config.is_sparse(index):
+            _add_experts(layout, config, layer)
+        else:
+            _add_mlp(layout, layer + "mlp", config.hidden_size, config.intermediate_size)
+    return layout
+
+
+def _add_attention(layout: PackLayout, config: ModelConfig, layer: str) -> None:
+    hidden, head_dim = config.hidden_size, config.head_dim
+    query, key_value = config.head_count * head_dim, config.kv_head_count * head_dim
+    layout.matrices[layer + "attention.query"] = (query, hidden)
+    layout.matrices[layer + "attention.key"] = (key_value, hidden)
+    layout.matrices[layer + "attention.value"] = (key_value, hidden)
+    layout.matrices[layer + "attention.output"] = (hidden, query)
+    vectors = layout.vectors
+    vectors[layer + "attention_norm"] = hidden
+    vectors[layer + "mlp_norm"] = hidden
+    if config.sandwich_norms:
+        vectors[layer + "attention_post_norm"] = hidden
+        vectors[layer + "mlp_post_norm"] = hidden
+    if config.qk_norm:
+        vectors[layer + "attention.query_norm"] = query if config.qk_norm_wide else head_dim
+        vectors[layer + "attention.key_norm"] = key_value if config.qk_norm_wide else head_dim
+    if config.attention_bias:
+        vectors[layer + "attention.query_bias"] = query
+        vectors[layer + "attention.key_bias"] = key_value
+        vectors[layer + "attention.value_bias"] = key_value
+
+
+def _add_experts(layout: PackLayout, config: ModelConfig, layer: str) -> None:
+    hidden, width = config.hidden_size, config.expert_intermediate_size
+    layout.vectors[layer + "router"] = config.expert_count * hidden
+    if config.router_bias:
+        layout.vectors[layer + "router_bias"] = config.expert_count
+    for expert in range(config.expert_count):
+        record = f"{layer}experts.{expert}"
+        layout.records[record] = _add_mlp(layout, record, hidden, width)
+    if config.shared_intermediate_size:
+        _add_mlp(layout, layer + "shared", hidden, config.shared_intermediate_size)
+    if config.shared_expert_gate:
+        layout.vectors[layer + "shared_gate"] = hidden
+
+
+def _add_mlp(layout: PackLayout, prefix: str, hidden: int, width: int) -> tuple[str, ...]:
+    gate, up, down = (f"{prefix}.{part}" for part in EXPERT_PARTS)
+    layout.matrices[gate] = layout.matrices[up] = (width, hidden)
+    layout.matrices[down] = (hidden, width)
+    return gate, up, down

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import numpy.typing as npt
 from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
 from sampan.formats import BLOCK_ROWS, MATRIX_FORMATS, MatrixFormat
-from sampan.weights.layout import pack_layout
+from sampan.weights.layout import PackLayout, pack_layout
 from sampan.weights.mapping import map_file
 from sampan.weights.quantize import dequantize
 from sampan.weights.safetensors_header import Header, HeaderTensor, parse_json_object, read_header
 
 PAGE_BYTES = 4096
+
+# Parts of a record begin at whole cache lines.
+PART_ALIGNMENT = 64
+
 PACK_VERSION = "1"
 VERSION_KEY = "sampan.pack"
 CONFIG_KEY = "sampan.config"
@@ -40,6 +44,18 @@ class MatrixInfo:
     address: int
 
 
+def record_parts(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where parts of these sizes begin in a record, and the record's size: whole pages, so that one direct
+    read gets it.
+    """
+    starts = []
+    end = 0
+    for size in sizes:
+        starts.append(-(-end // PART_ALIGNMENT) * PART_ALIGNMENT)
+        end = starts[-1] + size
+    return starts, -(-end // PAGE_BYTES) * PAGE_BYTES
+
+
 class Pack:
     """A validated pack, mapped read-only.
 
@@ -56,13 +72,15 @@ class Pack:
         self.source: Mapping[str, Any] = _json_entry(path, header, SOURCE_KEY)
         self._bytes: npt.NDArray[np.uint8] | None = bytes_
         self._tensors = header.tensors
-        self.matrices: Mapping[str, MatrixInfo] = _matrices(path, header, config, bytes_.ctypes.data)
+        self._base = bytes_.ctypes.data
+        self.matrices: Mapping[str, MatrixInfo] = _matrices(path, header, config, self._base)
         _check_vectors(path, header, config)
         known = pack_layout(config)
         for name in header.tensors:
             if not (
-                name in known.matrices
+                name in known.own_tensors
                 or name in known.vectors
+                or name in known.records
                 or name in BLOBS
                 or name.startswith(PADDING_PREFIX)
             ):
@@ -94,8 +112,9 @@ class Pack:
 
     def matrix_bytes(self, name: str) -> npt.NDArray[np.uint8]:
         """The records of a matrix, a view of the mapping."""
-        self.matrices[name]
-        return self._view(name)
+        matrix = self.matrices[name]
+        start = matrix.address - self._base
+        return self._range(start, start + matrix.format.matrix_bytes(matrix.rows, matrix.columns))
 
     def dequantize(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         """Rows `start:stop` of a matrix as float32 [rows, columns]."""
@@ -104,7 +123,7 @@ class Pack:
         stop = max(start, stop)
         first = start // BLOCK_ROWS * BLOCK_ROWS
         block_range = (matrix.format.matrix_bytes(row, matrix.columns) for row in (first, stop))
-        packed = self._view(name)[slice(*block_range)]
+        packed = self.matrix_bytes(name)[slice(*block_range)]
         return dequantize(packed, matrix.format, stop - first, matrix.columns)[start - first :]
 
     def vector(self, name: str) -> npt.NDArray[np.float32]:
@@ -124,10 +143,13 @@ class Pack:
         self._bytes = None
 
     def _view(self, name: str) -> npt.NDArray[np.uint8]:
+        tensor = self._tensors[name]
+        return self._range(tensor.start, tensor.stop)
+
+    def _range(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         if self._bytes is None:
             raise ValueError(f"{self.path} is closed")
-        tensor = self._tensors[name]
-        return self._bytes[tensor.start : tensor.stop]
+        return self._bytes[start:stop]
 
 
 def _json_entry(path: Path, header: Header, key: str) -> dict[str, Any]:
@@ -143,9 +165,12 @@ def _config(path: Path, header: Header) -> ModelConfig:
         config = ModelConfig.from_json(header.metadata[CONFIG_KEY])
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    # Before the layout is spelled out: the number of layers is the only number that makes it long.
-    if config.layer_count > len(header.tensors):
-        raise FormatError(f"{path}: {config.layer_count} layers, but {len(header.tensors)} tensors")
+    # Before the layout is spelled out: only layers and experts make it long.
+    experts = sum(config.sparse_layers) * config.expert_count
+    if config.layer_count + experts > len(header.tensors):
+        raise FormatError(
+            f"{path}: {config.layer_count} layers and {experts} experts, but {len(header.tensors)} tensors"
+        )
     return config
 
 
@@ -165,25 +190,51 @@ def _placed(path: Path, header: Header, name: str, dtype: str, shape: tuple[int,
 
 def _matrices(path: Path, header: Header, config: ModelConfig, base: int) -> dict[str, MatrixInfo]:
     stated = _json_entry(path, header, MATRICES_KEY)
-    expected = pack_layout(config).matrices
-    if stated.keys() != expected.keys():
-        different = sorted(stated.keys() ^ expected.keys())[0]
+    layout = pack_layout(config)
+    expected = layout.own_tensors | layout.records.keys()
+    if stated.keys() != expected:
+        different = sorted(stated.keys() ^ expected)[0]
         raise FormatError(f"{path}: {MATRICES_KEY} and the configuration disagree on {different!r}")
     matrices: dict[str, MatrixInfo] = {}
-    for name, (rows, columns) in expected.items():
-        entry = stated[name]
-        format_name = entry.get("format") if isinstance(entry, dict) else None
-        if not isinstance(format_name, str) or format_name not in MATRIX_FORMATS:
-            raise FormatError(f"{path}: matrix {name!r} has no known format ({', '.join(MATRIX_FORMATS)})")
-        format = MATRIX_FORMATS[format_name]
+    for name, entry in stated.items():
+        if name in layout.records:
+            matrices.update(_record(path, header, layout, name, entry, base))
+            continue
+        rows, columns = layout.matrices[name]
+        format = _format(path, name, entry.get("format") if isinstance(entry, dict) else None, columns)
         if entry != {"format": format.name, "rows": rows, "columns": columns}:
             raise FormatError(f"{path}: matrix {name!r} is not [{rows}, {columns}] as the configuration says")
-        if columns % format.group_columns:
-            raise FormatError(f"{path}: matrix {name!r} cannot have {columns} columns in {format.name}")
-        size = format.matrix_bytes(rows, columns)
-        tensor = _placed(path, header, name, "U8", (size,))
+        tensor = _placed(path, header, name, "U8", (format.matrix_bytes(rows, columns),))
         matrices[name] = MatrixInfo(format, rows, columns, base + tensor.start)
     return matrices
+
+
+def _record(
+    path: Path, header: Header, layout: PackLayout, name: str, entry: object, base: int
+) -> Iterator[tuple[str, MatrixInfo]]:
+    """The matrices of one record. `entry` gives their formats, in order; the configuration gives the rest."""
+    parts = layout.records[name]
+    if not isinstance(entry, list) or len(entry) != len(parts):
+        raise FormatError(f"{path}: record {name!r} does not give a format for each of {len(parts)} matrices")
+    shapes = [layout.matrices[part] for part in parts]
+    formats = [
+        _format(path, part, stated, columns)
+        for part, stated, (_, columns) in zip(parts, entry, shapes, strict=True)
+    ]
+    sizes = [format.matrix_bytes(*shape) for format, shape in zip(formats, shapes, strict=True)]
+    starts, size = record_parts(sizes)
+    tensor = _placed(path, header, name, "U8", (size,))
+    for part, format, shape, start in zip(parts, formats, shapes, starts, strict=True):
+        yield part, MatrixInfo(format, *shape, base + tensor.start + start)
+
+
+def _format(path: Path, name: str, stated: object, columns: int) -> MatrixFormat:
+    if not isinstance(stated, str) or stated not in MATRIX_FORMATS:
+        raise FormatError(f"{path}: matrix {name!r} has no known format ({', '.join(MATRIX_FORMATS)})")
+    format = MATRIX_FORMATS[stated]
+    if columns % format.group_columns:
+        raise FormatError(f"{path}: matrix {name!r} cannot have {columns} columns in {format.name}")
+    return format
 
 
 def _check_vectors(path: Path, header: Header, config: ModelConfig) -> None:

@@ -43,6 +43,7 @@ class SafetensorsSource:
         self._located: dict[str, tuple[str, HeaderTensor]] = {}
         for shard, wanted in _shards(path).items():
             self._open_shard(shard, wanted)
+        self.files: tuple[Path, ...] = (path / CONFIG_FILE, *(path / shard for shard in self._shards))
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(name, tensor.shape, tensor.dtype, tensor.stop - tensor.start)
             for name, (_, tensor) in self._located.items()
@@ -65,19 +66,18 @@ class SafetensorsSource:
         return np.frombuffer(self._shards[shard], np.uint8, tensor.stop - tensor.start, tensor.start)
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
-        """Rows `start:stop` (elements, for a vector) as float32."""
+        """Rows `start:stop` of [rows, last dimension] (elements, for a vector) as float32."""
         info = self.tensors[name]
         if info.type not in FLOAT_TYPES:
             raise UnsupportedError(
                 f"{self.path}: tensor {name!r} has dtype {info.type}; supported are {', '.join(FLOAT_TYPES)}"
             )
-        count = info.shape[0] if info.shape else 1
-        rows = self.raw(name).reshape(count, info.nbytes // max(count, 1))[start:stop]
+        rows = self.raw(name).reshape(info.rows, info.nbytes // max(info.rows, 1))[start:stop]
         if info.type == "BF16":
             values = (rows.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
             values = rows.view("<f2" if info.type == "F16" else "<f4").astype(np.float32)
-        return values.reshape(len(rows), *info.shape[1:])
+        return values.reshape(len(rows), *info.shape[1:][-1:])
 
     def release(self, name: str) -> None:
         """Take the tensor's pages out of resident memory."""

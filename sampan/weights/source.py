@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ class TensorInfo:
     type: str
     nbytes: int
 
+    @property
+    def rows(self) -> int:
+        """Rows of the tensor seen as [rows, last dimension]; the elements of a vector, 1 of a scalar."""
+        return math.prod(self.shape[:-1]) if len(self.shape) > 1 else math.prod(self.shape)
+
 
 class TensorSource(Protocol):
     """An opened, validated checkpoint. Every offset and size in it lies within its files."""
@@ -37,6 +43,11 @@ class TensorSource(Protocol):
     @property
     def path(self) -> Path:
         """The GGUF file or the Hugging Face folder."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that all this is read from."""
         ...
 
     @property
@@ -54,7 +65,10 @@ class TensorSource(Protocol):
         ...
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
-        """Rows `start:stop` (elements, for a vector) as float32. UnsupportedError for other tensor types."""
+        """Rows `start:stop` of the tensor seen as [rows, last dimension] (elements, for a vector) as float32.
+
+        UnsupportedError for other tensor types.
+        """
         ...
 
     def release(self, name: str) -> None:

@@ -55,22 +55,28 @@ def test_kernels_store_where_the_layout_says(kind: str, slot: int, head_dim: int
     vectors = np.random.default_rng(seed).standard_normal((2, head_dim)).astype(np.float32)
     memory = aligned_zeros(layout.page_bytes)
     memory[:] = 0x55
-    element = np.dtype(np.int8 if kind == "int8" else np.float16)
+    element = np.dtype(np.int8 if kind == "int8" else np.uint16)
     integer = int(kind == "int8")
     store_key(vectors.ctypes.data, memory.ctypes.data, slot, head_dim, integer)
-    store_value(vectors[1:].ctypes.data, memory.ctypes.data, slot, head_dim, integer)
+    store_value(vectors[1:].ctypes.data, memory.ctypes.data, slot, head_dim, integer, 0)
 
-    keys = memory[: layout.values_offset].view(element).reshape(PAGE_TOKENS // 16, head_dim, 16)
-    values = memory[layout.values_offset : layout.scales_offset].view(element).reshape(PAGE_TOKENS, head_dim)
-    stored = [keys[slot // 16, :, slot % 16], values[slot]]
+    keys = memory[: layout.values_offset].view(element)
+    keys = keys.reshape(PAGE_TOKENS // 16, head_dim // 2, 16, 2)
+    values = memory[layout.values_offset : layout.scales_offset].view(element)
+    values = values.reshape(PAGE_TOKENS // 2, head_dim, 2)
+    stored = [keys[slot // 16, :, slot % 16], values[slot // 2, :, slot % 2]]
     if integer:
         scales = memory[layout.scales_offset :].view(np.float32).reshape(2, PAGE_TOKENS)
         largest = np.abs(vectors).max(axis=1)
         np.testing.assert_allclose(scales[:, slot], largest / 127, rtol=1e-6)
-        np.testing.assert_array_equal(stored, np.rint(vectors * (np.float32(127) / largest)[:, None]))
+        codes = np.rint(vectors * (np.float32(127) / largest)[:, None])
+        for found, expected in zip(stored, codes, strict=True):
+            np.testing.assert_array_equal(found.reshape(-1), expected)
         scales[:, slot] = np.frombuffer(b"\x55" * 4, np.float32)
     else:
-        np.testing.assert_array_equal(stored, vectors.astype(np.float16))
+        for found, vector in zip(stored, vectors, strict=True):
+            widened = (found.reshape(-1).astype(np.uint32) << 16).view(np.float32)
+            assert (np.abs(widened - vector) <= np.abs(vector) * 2**-8).all()
     for place in stored:
         place[:] = np.frombuffer(b"\x55" * element.itemsize, element)
     assert (memory == 0x55).all()

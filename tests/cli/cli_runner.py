@@ -61,6 +61,12 @@ def write_model(folder: Path, template: str | None) -> Path:
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(ROOT / "tests" / "golden" / "llama_rope_llama3" / name, folder)
+    write_byte_tokenizer(folder, template, 320)
+    return folder
+
+
+def write_byte_tokenizer(folder: Path, template: str | None, vocabulary_size: int) -> None:
+    """A tokenizer of single bytes, with names for all other tokens of the vocabulary."""
     special = ["<unk>", "<s>", "</s>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*special, *alphabet])}
@@ -69,8 +75,7 @@ def write_model(folder: Path, template: str | None) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     # Ids up to the model's vocabulary, so that every token it can choose has a text.
-    tokenizer.add_tokens([f"[{number}]" for number in range(len(vocabulary), 320)])
+    tokenizer.add_tokens([f"[{number}]" for number in range(len(vocabulary), vocabulary_size)])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"bos_token": "<s>", "eos_token": "</s>"} | ({"chat_template": template} if template else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cli_runner import Run
 
 
@@ -50,6 +52,70 @@ def test_eval_of_a_model_against_itself_is_zero(engine_cli: Run, tiny_model: Pat
     assert 0 < json.loads(twin.stdout)["kl"]["mean"] < 0.1
     plain = engine_cli("eval", str(tiny_model), "--against", "float32", *short)
     assert "19 of the text's" in plain.stdout
+
+
+def test_a_dense_model_has_no_dial(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    evaluation = [
+        "eval",
+        str(tiny_model),
+        "--against",
+        str(tiny_model),
+        "--text",
+        str(text),
+        "--window",
+        "32",
+    ]
+    for command in (evaluation, ["bench", str(tiny_model), "--context", "8", "--prompt", "8"]):
+        for option in (["--experts-per-token", "1"], ["--expert-mass", "0.5"]):
+            result = engine_cli(*command, *option)
+            assert result.returncode == 2
+            assert "error: this model has no experts" in result.stderr.splitlines()[-1]
+        assert "expert_mass must be" in engine_cli(*command, "--expert-mass", "0").stderr
+
+
+def test_eval_shows_what_the_dial_costs(engine_cli: Run, sparse_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
+    model = str(sparse_folder)
+    options = ["--text", str(text), "--window", "64", "--max-tokens", "100", "--json"]
+
+    def evaluate(against: str, *dial: str) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(
+            engine_cli("eval", model, "--against", against, *options, *dial).stdout
+        )
+        return report
+
+    full = evaluate(model)
+    dialled = evaluate(model, "--expert-mass", "0.6")
+    least = evaluate(model, "--experts-per-token", "1")
+    assert full["kl"]["mean"] == 0
+    assert full["experts"] == {"experts_per_token": 4, "expert_mass": 1.0, "experts_per_token_used": 4.0}
+    assert 0 < dialled["kl"]["mean"] < least["kl"]["mean"]
+    assert 1 < dialled["experts"]["experts_per_token_used"] < 4
+    assert dialled["perplexity"]["against"] == full["perplexity"]["model"] != dialled["perplexity"]["model"]
+    twin = evaluate("float32")
+    dialled_twin = evaluate("float32", "--experts-per-token", "1")
+    assert twin["kl"]["mean"] < 0.01 < dialled_twin["kl"]["mean"]
+    assert twin["perplexity"]["against"] == dialled_twin["perplexity"]["against"]
+
+
+def test_bench_says_how_many_experts_were_used(engine_cli: Run, sparse_folder: Path) -> None:
+    command = ["bench", str(sparse_folder), "--context", "8", "--prompt", "32"]
+    command += ["--streams", "1", "--threads", "1"]
+    full = json.loads(engine_cli(*command, "--json").stdout)
+    assert full["experts"] == {"experts_per_token": 4, "expert_mass": 1.0}
+    assert full["decode"][0]["experts_per_token_used"] == full["prefill"]["experts_per_token_used"] == 4.0
+    dial = ["--experts-per-token", "6", "--expert-mass", "0.5"]
+    dialled = json.loads(engine_cli(*command, *dial, "--json").stdout)
+    assert dialled["experts"] == {"experts_per_token": 6, "expert_mass": 0.5}
+    for figure in (dialled["decode"][0], dialled["prefill"]):
+        assert 1 <= figure["experts_per_token_used"] < 6
+    fewer = 4 - dialled["prefill"]["experts_per_token_used"]
+    expert = 3 * 64 * 32
+    saved = full["prefill"]["ops_per_token"] - dialled["prefill"]["ops_per_token"]
+    assert saved == pytest.approx(2 * 2 * expert * fewer)
 
 
 def test_eval_options_that_contradict(engine_cli: Run, tiny_model: Path) -> None:

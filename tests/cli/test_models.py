@@ -52,6 +52,26 @@ def test_a_models_life(engine_cli: Run, tiny_model: Path, engine_home: Path) -> 
     assert engine_cli("rm", str(tiny_model)).returncode == 2
 
 
+def test_an_interrupted_conversion_goes_with_its_model(
+    engine_cli: Run, tiny_model: Path, engine_home: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    assert engine_cli("pull", str(model)).returncode == 0
+    journal = engine_home / "packs" / "model-0.pack.journal"
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_text(json.dumps({"source": str(model), "bits": 8}) + "\n")
+    partial = journal.with_name("model-0.pack.resume.partial")
+    partial.write_bytes(b"half")
+    other = journal.with_name("other-0.pack.journal")
+    other.write_text(json.dumps({"source": str(tmp_path / "other"), "bits": 8}) + "\n")
+    assert engine_cli("rm", str(model)).returncode == 0
+    assert not partial.exists()
+    assert not journal.exists()
+    assert other.exists()
+    other.unlink()
+
+
 def test_a_model_that_is_gone_can_be_removed(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(tiny_model, moved)

@@ -166,3 +166,12 @@ def test_terminals_are_not_steered() -> None:
     assert printable("a\x1b[31mb\tc\nd\x9b\x7f\re") == "a[31mb\tc\nde"
     assert printable("naïve ✓ 船") == "naïve ✓ 船"
     assert [size_text(size) for size in (0, 999, 98_362_432, 2.5e9)] == ["0 B", "999 B", "98.4 MB", "2.50 GB"]
+
+
+def test_a_dense_model_has_no_experts_to_choose(engine_cli: Run, tiny_model: Path) -> None:
+    for options in (["--experts-per-token", "2"], ["--expert-mass", "0.5"]):
+        result = engine_cli("run", str(tiny_model), "hello", *options)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "error: this model has no experts" in result.stderr.splitlines()[-1]
+    result = engine_cli("run", str(tiny_model), "hello", "--expert-mass", "1.5")
+    assert "expert_mass must be from 0 to 1, not 1.5" in result.stderr

@@ -112,13 +112,15 @@ def test_a_damaged_pack_is_made_again(source: Path, cache: Path) -> None:
     assert pack.read_bytes() == whole
 
 
-def test_ctrl_c_leaves_no_file(source: Path, cache: Path) -> None:
+def test_ctrl_c_leaves_what_the_next_goes_on_with(source: Path, cache: Path) -> None:
     child = start(source, cache, "interrupt")
     _, errors = child.communicate(timeout=60)
     assert child.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in errors
-    assert list(cache.iterdir()) == []
-    Pack.open(ensure_pack(source, cache))
+    assert {left.suffix for left in cache.iterdir()} == {".partial", ".journal"}
+    pack = ensure_pack(source, cache)
+    Pack.open(pack)
+    assert list(cache.iterdir()) == [pack]
 
 
 def test_a_full_disk_leaves_no_file(source: Path, cache: Path) -> None:
@@ -129,15 +131,19 @@ def test_a_full_disk_leaves_no_file(source: Path, cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_swept(source: Path, cache: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_swept_once_it_is_of_no_use(
+    source: Path, cache: Path, tmp_path: Path
+) -> None:
     child = start(source, cache, "kill")
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
-    [left] = cache.iterdir()
-    assert left.suffix == ".partial"
-    other = write_gguf(tmp_path / "other.gguf", gguf_weights(1))
-    pack = ensure_pack(other, cache)
-    assert list(cache.iterdir()) == [pack]
+    left = set(cache.iterdir())
+    assert {path.suffix for path in left} == {".partial", ".journal"}
+    pack = ensure_pack(write_gguf(tmp_path / "other.gguf", gguf_weights(1)), cache)
+    assert set(cache.iterdir()) == {pack, *left}
+    source.unlink()
+    another = ensure_pack(write_gguf(tmp_path / "another.gguf", gguf_weights(2)), cache)
+    assert set(cache.iterdir()) == {pack, another}
 
 
 def test_a_killed_conversion_is_done_by_the_next(source: Path, cache: Path) -> None:

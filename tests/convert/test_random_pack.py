@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from sampan.config import ModelConfig, RopeConfig
 from sampan.convert.random_pack import random_pack
 from sampan.errors import FormatError, UnsupportedError
-from sampan.formats import MATRIX_FORMATS, Q4K, MatrixFormat
+from sampan.formats import MATRIX_FORMATS, Q4, Q4K, MatrixFormat
+from sampan.models.reference import ReferenceModel
 from sampan.weights.pack import Pack
 from sampan.weights.records import RECORDS
 
@@ -59,6 +61,33 @@ def test_padding_rows_are_zero(tmp_path: Path, format: MatrixFormat) -> None:
     as_words = np.ascontiguousarray(records["codes"][18])
     assert as_words[..., :12].any()
     assert not as_words[..., 12:].any()
+
+
+def test_experts_and_their_router(tmp_path: Path) -> None:
+    mixture = replace(
+        config(),
+        sparse_layers=(True, False),
+        expert_count=6,
+        experts_per_token=2,
+        expert_intermediate_size=96,
+        shared_intermediate_size=32,
+        shared_expert_gate=True,
+        router_bias=True,
+    )
+    random_pack(mixture, tmp_path / "r.pack", Q4)
+    pack = Pack.open(tmp_path / "r.pack")
+    router = pack.vector("layers.0.router")
+    assert 0.7 < router.std() * 16 < 1.4
+    assert pack.vector("layers.0.router_bias").any()
+    assert pack.vector("layers.0.shared_gate").std() > 0
+    first, other = (pack.matrix_bytes(f"layers.0.experts.{e}.up") for e in (0, 1))
+    assert first.any()
+    assert not np.array_equal(first, other)
+    assert pack.matrix_bytes("layers.0.experts.5.down").any()
+    tokens = np.arange(40)
+    model = ReferenceModel.from_pack(pack)
+    assert np.isfinite(model.forward(tokens)).all()
+    assert (model.expert_usage[0] > 0).all()
 
 
 def test_the_seed_decides_every_byte(tmp_path: Path) -> None:

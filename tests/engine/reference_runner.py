@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,16 @@ TINY = ModelConfig(
 )
 
 
+SPARSE = replace(
+    TINY,
+    sparse_layers=(True, False),
+    expert_count=8,
+    experts_per_token=3,
+    expert_intermediate_size=32,
+    router_normalize=True,
+)
+
+
 def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
     """A twin with random weights, large enough that its distributions are far from flat."""
     shapes = {
@@ -48,7 +59,14 @@ def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
         generator = np.random.default_rng([seed, *name.encode()])
         return (generator.standard_normal(shape) * 0.5).astype(np.float32)
 
-    return ReferenceModel(config, matrix, lambda _: np.ones(config.hidden_size, np.float32))
+    def vector(name: str) -> NDArray[np.float32]:
+        if name.endswith("router"):
+            generator = np.random.default_rng([seed, *name.encode()])
+            router = generator.standard_normal(config.expert_count * config.hidden_size) * 0.1
+            return router.astype(np.float32)
+        return np.ones(config.hidden_size, np.float32)
+
+    return ReferenceModel(config, matrix, vector)
 
 
 class ReferenceRunner:
@@ -62,7 +80,10 @@ class ReferenceRunner:
     ) -> None:
         self.model = model
         self.page_tokens = page_tokens
+        self.config = model.config
         self.vocab_size = model.config.vocab_size
+        self.max_experts = model.config.experts_in_reach
+        self.routes = np.empty((0, 0, 0), np.int32)
         self.max_batch_tokens = max_batch_tokens
         self.pages = np.full((page_count, page_tokens), -1, np.int64)
         self.largest_batch = 0
@@ -74,17 +95,28 @@ class ReferenceRunner:
         assert 0 < total <= self.max_batch_tokens
         self.largest_batch = max(self.largest_batch, len(spans))
         rows = [np.empty((0, self.vocab_size), np.float32)]
+        routes = []
         for span in spans:
             self.spans.append((span.start, len(span.tokens), span.outputs))
             end = span.start + len(span.tokens)
             for position, token in zip(range(span.start, end), span.tokens, strict=True):
                 self.pages[span.pages[position // self.page_tokens], position % self.page_tokens] = token
-            if span.outputs != "none":
+            if span.outputs != "none" or self.config.sparse_count:
                 tokens = self.pages[span.pages].reshape(-1)[:end]
                 assert tokens.min() >= 0
+                self.model.experts_per_token = span.dial.count
+                self.model.expert_mass = span.dial.mass
                 logits = self.model.forward(tokens)
-                rows.append(logits[-1:] if span.outputs == "last" else logits[span.start :])
+                rows.append(logits[{"none": end, "last": end - 1, "all": span.start}[span.outputs] :])
+                routes.append(self._padded(self.model.routes[:, span.start :]))
+        if self.config.sparse_count:
+            self.routes = np.concatenate(routes, axis=1)
         return np.concatenate(rows)
+
+    def _padded(self, routes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """With as many columns as any dial can fill."""
+        missing = self.max_experts - routes.shape[2] if self.config.sparse_count else 0
+        return np.pad(routes, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
 
     def close(self) -> None:
         self.closed = True

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.engine.experts import FULL, ExpertDial
 from sampan.engine.span import ModelRunner, Span
 
 Tokens = NDArray[np.int32]
@@ -16,10 +17,18 @@ Step = list[tuple[int, int]]
 CHUNKS = (7, 1, 64, 3, 2, 130, 1)
 
 
-def run_schedule(runner: ModelRunner, prompts: Sequence[Tokens], steps: Iterator[Step]) -> list[Logits]:
+def run_schedule(
+    runner: ModelRunner,
+    prompts: Sequence[Tokens],
+    steps: Iterator[Step],
+    dials: Sequence[ExpertDial] | None = None,
+    routes: list[list[NDArray[np.int32]]] | None = None,
+) -> list[Logits]:
     """Logits [tokens, vocab_size] of each prompt after each of its tokens, computed in these steps.
 
     The sequences' pages are dealt out in turns, from the last to the first, so that none is contiguous.
+    `dials`: one per prompt, the full setting unless given. `routes`: a list per prompt, to which its tokens'
+    routes are added step by step.
     """
     counts = [-(-len(prompt) // runner.page_tokens) for prompt in prompts]
     order = sorted((turn, index) for index, count in enumerate(counts) for turn in range(count))
@@ -35,6 +44,7 @@ def run_schedule(runner: ModelRunner, prompts: Sequence[Tokens], steps: Iterator
                 done[index],
                 np.array(pages[index], np.int32),
                 "all",
+                FULL if dials is None else dials[index],
             )
             for index, count in step
         ]
@@ -42,6 +52,8 @@ def run_schedule(runner: ModelRunner, prompts: Sequence[Tokens], steps: Iterator
         row = 0
         for index, count in step:
             rows[index].append(logits[row : row + count].copy())
+            if routes is not None:
+                routes[index].append(runner.routes[:, row : row + count].copy())
             row += count
             done[index] += count
         assert row == len(logits)

@@ -24,6 +24,8 @@ from sampan.errors import RequestError
         ("repetition_penalty", [0.0, -1.0, float("inf")]),
         ("presence_penalty", [float("nan"), 1e6]),
         ("frequency_penalty", [float("nan"), -1e6]),
+        ("experts_per_token", [0, -1, 2.0, "4", True]),
+        ("expert_mass", [0.0, -0.1, 1.01, float("nan"), "x", None]),
     ],
 )
 def test_bad_values_are_named(name: str, values: list[Any]) -> None:

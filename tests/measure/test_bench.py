@@ -94,4 +94,4 @@ def test_a_start_that_fails_tells_why(tmp_path: Path) -> None:
     with pytest.raises(ModelReferenceError):
         run_bench(str(missing))
     with pytest.raises(SampanError, match=r"missing\.gguf"):
-        measure_start(str(missing), context=16, threads=1, kv_dtype="f16", tokens=4, runs=1)
+        measure_start(str(missing), context=16, threads=1, kv_dtype="bf16", tokens=4, runs=1)

@@ -52,14 +52,36 @@ def test_decode_reads_every_weight_once(tmp_path: Path, tied: bool) -> None:
     weights += 64 * per_weight[pack.matrices["embedding"].format]
     norms = 4 * 64 * (2 * 2 + 1)
     key_and_value = 2 * 2 * 32
-    assert decode_bytes(pack, 0, "f16") == pytest.approx(weights + norms)
-    assert decode_bytes(pack, 5, "f16") == pytest.approx(weights + norms + (5 + 5) * key_and_value * 2)
+    assert decode_bytes(pack, 0, "bf16") == pytest.approx(weights + norms)
+    assert decode_bytes(pack, 5, "bf16") == pytest.approx(weights + norms + (5 + 5) * key_and_value * 2)
     # The second layer sees no more than its window of 8.
-    assert decode_bytes(pack, 50, "f16") == pytest.approx(weights + norms + (50 + 8) * key_and_value * 2)
+    assert decode_bytes(pack, 50, "bf16") == pytest.approx(weights + norms + (50 + 8) * key_and_value * 2)
     scales = 2 * 2 * 4
     assert decode_bytes(pack, 5, "int8") == pytest.approx(
         weights + norms + (5 + 5) * (key_and_value + scales)
     )
+
+
+def test_of_experts_those_count_that_a_token_is_sent_to(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        sparse_layers=(False, True),
+        expert_count=8,
+        experts_per_token=2,
+        expert_intermediate_size=64,
+        shared_intermediate_size=32,
+    )
+    attention = LAYER - 3 * 96 * 64
+    layers = LAYER + attention + 2 * 3 * 64 * 64 + 3 * 32 * 64
+    assert prefill_ops(config, 10) - prefill_ops(CONFIG, 10) == pytest.approx(2 * (layers - 2 * LAYER))
+    sparse, dense = packed(config, tmp_path / "sparse.pack"), packed(CONFIG, tmp_path / "dense.pack")
+    # A dial that leaves one expert and a half of the two, on average.
+    expert = 3 * 64 * 64
+    assert prefill_ops(config, 10) - prefill_ops(config, 10, 1.5) == pytest.approx(2 * expert / 2)
+    fewer = decode_bytes(sparse, 5, "bf16") - decode_bytes(sparse, 5, "bf16", 1.5)
+    assert fewer == pytest.approx(expert / 2 * 320 / 512)
+    more = (layers - 2 * LAYER) * 320 / 512 + 8 * 64 * 4
+    assert decode_bytes(sparse, 5, "bf16") - decode_bytes(dense, 5, "bf16") == pytest.approx(more)
 
 
 def test_prefill_counts_the_head_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from sampan.config import ModelConfig
-from sampan.models.registry import resolve_config
+from sampan.models.registry import FAMILIES, resolve_config
 from sampan.models.rope import inverse_frequencies
 from sampan.models.tokenizer_gguf import gguf_tokenizer
 from sampan.weights.detect import open_source
@@ -22,6 +23,10 @@ from sampan.weights.safetensors import SafetensorsSource
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
+# llama.cpp knows no Qwen3-MoE with dense layers among the sparse ones.
+GGUF_CASES = [case for case in CASES if case != "qwen3_moe_dense_layer"]
+# What the engine runs so far.
+DENSE_CASES = [case for case in CASES if "moe" not in case and case != "minimax_m2"]
 TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
 SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
 BPE_FIELDS: dict[str, Any] = TOKENIZERS["byte_level"]["fields"] | {"pre": "smollm"}
@@ -31,6 +36,14 @@ def hub_tokenizer() -> Tokenizer:
     """A small byte-level tokenizer, as the `tokenizers` library has it."""
     fields = {f"tokenizer.ggml.{key}": value for key, value in BPE_FIELDS.items()}
     return gguf_tokenizer(fields, "model.gguf")[0]
+
+
+def tokenizer_keys() -> dict[str, Any]:
+    """The same tokenizer for `golden_gguf`'s extra keys."""
+    return {
+        f"tokenizer.ggml.{key}": (value, gguf.GGUFValueType.get_type(value))
+        for key, value in BPE_FIELDS.items()
+    }
 
 
 def golden(case: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -86,6 +99,35 @@ _NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
+_EXPERT_NAMES = {
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+}
+# Families' own names for the same, which llama.cpp's converter maps to the above.
+_SYNONYMS = {
+    "mlp.moe_statics.": "mlp.gate.",
+    "mlp.gate.expert_bias": "mlp.gate.e_score_correction_bias",
+    "mlp.gate.wg": "mlp.gate",
+    "mlp.shared_expert.": "mlp.shared_experts.",
+    "mlp.shared_mlp.": "mlp.shared_experts.",
+    "block_sparse_moe.e_score": "mlp.gate.e_score",
+    "block_sparse_moe.": "mlp.",
+    ".w1.": ".gate_proj.",
+    ".w2.": ".down_proj.",
+    ".w3.": ".up_proj.",
+    "query_layernorm": "q_norm",
+    "key_layernorm": "k_norm",
+    "attention.dense": "self_attn.o_proj",
+    "attention.query_key_value": "attn_qkv",
+    "word_embeddings": "embed_tokens",
+}
 _SANDWICH_NAMES = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -94,7 +136,10 @@ _SANDWICH_NAMES = {
 
 
 def gguf_name(name: str, family: str) -> str:
-    """llama.cpp's name of a Hugging Face tensor."""
+    """llama.cpp's name of a Hugging Face tensor; an expert's is that of the tensor of all experts."""
+    for synonym, common in _SYNONYMS.items():
+        name = name.replace(synonym, common)
+    name = name.replace(".attention.", ".self_attn.")
     whole = {
         "model.embed_tokens.weight": "token_embd.weight",
         "model.norm.weight": "output_norm.weight",
@@ -103,9 +148,44 @@ def gguf_name(name: str, family: str) -> str:
     if name in whole:
         return whole[name]
     _, _, layer, rest = name.split(".", 3)
+    rest = re.sub(r"experts\.\d+\.", "experts.", rest)
+    if rest in _EXPERT_NAMES:
+        return f"blk.{layer}.{_EXPERT_NAMES[rest]}"
     part, kind = rest.rsplit(".", 1)
-    names = _NAMES | (_SANDWICH_NAMES if family == "gemma3" else {})
+    names = _NAMES | _EXPERT_NAMES | {"attn_qkv": "attn_qkv"}
+    names |= _SANDWICH_NAMES if family == "gemma3" else {}
+    if family == "glm4_moe":
+        names |= {"post_attention_layernorm": "post_attention_norm"}
     return f"blk.{layer}.{names[part]}.{kind}"
+
+
+def _write_expert_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    writer.add_expert_count(config.expert_count)
+    writer.add_expert_used_count(config.experts_per_token)
+    writer.add_expert_feed_forward_length(config.expert_intermediate_size)
+    if config.shared_intermediate_size:
+        # llama.cpp's Ling 2 has one: it would multiply the width below by their number.
+        count = config.shared_intermediate_size // config.expert_intermediate_size
+        writer.add_expert_shared_count(1 if config.family == "bailing_moe_v2" else count)
+        if config.family != "glm4_moe":
+            writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    if config.family == "ernie4_5_moe":
+        writer.add_interleave_moe_layer_step(1)
+    if not config.sparse_layers[0]:
+        writer.add_leading_dense_block_count(config.sparse_layers.index(True))
+    # Where the architecture says it, files do not.
+    if config.family in ("glm4_moe", "bailing_moe_v2", "minimax_m2"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if config.family in ("glm4_moe", "bailing_moe_v2"):
+        writer.add_expert_weights_norm(config.router_normalize)
+        writer.add_expert_weights_scale(config.router_scale)
+        writer.add_expert_group_count(config.expert_groups)
+        writer.add_expert_group_used_count(config.expert_groups_used)
+
+
+def architecture(config: ModelConfig) -> str:
+    """GGUF's name of a configuration's family."""
+    return next(family.gguf_architecture for family in FAMILIES if family.name == config.family)
 
 
 def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -> Path:
@@ -113,11 +193,11 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -
     source = SafetensorsSource(GOLDEN / case)
     config = resolve_config(source)
     family = config.family
-    writer = gguf.GGUFWriter(path, family)
+    writer = gguf.GGUFWriter(path, architecture(config))
     writer.add_block_count(config.layer_count)
     writer.add_context_length(int(source.metadata["max_position_embeddings"]))
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(int(source.metadata["intermediate_size"]))
     writer.add_head_count(config.head_count)
     writer.add_head_count_kv(config.kv_head_count)
     writer.add_key_length(config.head_dim)
@@ -140,6 +220,8 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -
         writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
         writer.add_tensor("rope_factors_long.weight", np.array(rope.long_factors, np.float32))
         writer.add_tensor("rope_factors_short.weight", np.array(rope.short_factors, np.float32))
+    if config.expert_count:
+        _write_expert_keys(writer, config)
     if family == "minicpm":
         writer.add_embedding_scale(config.embedding_scale)
         writer.add_residual_scale(config.residual_scale)
@@ -154,14 +236,21 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -
             writer.add_tensor(key, value)
         else:
             writer.add_key_value(key, *value)
-    for name in source.tensors:
+    experts: dict[str, list[npt.NDArray[Any]]] = {}
+    for name in sorted(source.tensors):
         weight = source.float32(name)
         if family in ("llama", "minicpm") and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.head_count if "q_proj" in name else config.kv_head_count
             weight = interleaved(weight, heads)
         if family == "gemma3" and weight.ndim == 1:
             weight = weight + 1
-        writer.add_tensor(gguf_name(name, family), np.ascontiguousarray(weight))
+        if ".experts." in name:
+            experts.setdefault(gguf_name(name, family), []).append(weight)
+        else:
+            shape = [-1] if "correction_bias" in name or "shared_expert_gate" in name else weight.shape
+            writer.add_tensor(gguf_name(name, family), np.ascontiguousarray(weight).reshape(shape))
+    for name, stack in experts.items():
+        writer.add_tensor(name, np.stack(stack))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

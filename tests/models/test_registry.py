@@ -34,6 +34,15 @@ def test_pack_configuration_survives_json(case: str) -> None:
     assert ModelConfig.from_json(config.to_json()) == config
 
 
+def test_configurations_of_packs_from_before_experts() -> None:
+    config = resolve_config(open_source(GOLDEN / "llama"))
+    values = json.loads(config.to_json())
+    older = [key for key in values if "expert" in key or "router" in key or "sparse" in key or "group" in key]
+    for key in [*older, "qk_norm_wide", "qk_norm_after_rope", "shared_intermediate_size"]:
+        del values[key]
+    assert ModelConfig.from_json(json.dumps(values)) == config
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_old_style_rope_keys_mean_the_same(case: str, tmp_path: Path) -> None:
     """rope_theta with rope_scaling, as checkpoints from before transformers 5 have it."""
@@ -46,6 +55,8 @@ def test_old_style_rope_keys_mean_the_same(case: str, tmp_path: Path) -> None:
         parameters = parameters["full_attention"]
     config["rope_theta"] = parameters.pop("rope_theta")
     config["rope_scaling"] = None
+    if "partial_rotary_factor" in parameters:
+        config["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
     if parameters["rope_type"] != "default":
         config["rope_scaling"] = parameters | {"type": parameters["rope_type"]}
     old = resolve_config(open_source(copy_with_config(case, tmp_path, config)))

@@ -265,9 +265,8 @@ def set_metadata(key: str, value: str) -> Any:
     return lambda header: header["__metadata__"].update({key: value})
 
 
-def set_config(**fields: Any) -> Any:
-    config = json.loads(CONFIG.to_json()) | fields
-    return set_metadata("sampan.config", json.dumps(config))
+def set_config(config: ModelConfig = CONFIG, **fields: Any) -> Any:
+    return set_metadata("sampan.config", json.dumps(json.loads(config.to_json()) | fields))
 
 
 def set_matrix(name: str, **fields: Any) -> Any:

@@ -1,0 +1,74 @@
+"""What an interrupted conversion has finished, so that the next one goes on from there.
+
+Beside the partial pack lies a file of JSON lines: first what is being made of what, then one line per
+finished matrix with a checksum of its bytes. A line is written after its bytes. Bytes that a crash of the
+machine lost do not match their checksum and are made again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from sampan.hub.home import storage_errors
+
+JOURNAL_SUFFIX = ".journal"
+
+
+def journal_path(pack: Path) -> Path:
+    """Where the journal of a pack in the making lies."""
+    return pack.with_name(pack.name + JOURNAL_SUFFIX)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The journal's lines up to the first that is damaged; none when there is no journal."""
+    lines: list[Any] = []
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                lines.append(json.loads(line))
+    except (OSError, ValueError, RecursionError):
+        pass
+    return lines
+
+
+class Journal:
+    """The journal of one conversion; a context manager. Its writer must be the only one.
+
+    `identity` says what is being made of what: finished matrices of another identity do not count.
+    `finished` has the checksum of each matrix that an earlier run finished.
+    """
+
+    def __init__(self, pack: Path, identity: dict[str, Any]) -> None:
+        self._path = journal_path(pack)
+        self._identity = identity
+        lines = read_lines(self._path)
+        self.finished: dict[str, int] = {}
+        if lines and lines[0] == identity:
+            entries = [line for line in lines[1:] if isinstance(line, list) and len(line) == 2]
+            self.finished = {str(name): checksum for name, checksum in entries}
+
+    def __enter__(self) -> Self:
+        with storage_errors(self._path):
+            self._file = self._path.open("wb")
+        self._append(self._identity, *([name, checksum] for name, checksum in self.finished.items()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, name: str, checksum: int) -> None:
+        """Note that a matrix lies in the partial pack."""
+        self._append([name, checksum])
+
+    def remove(self) -> None:
+        """Delete the journal: the pack is whole, or is not to be gone on with."""
+        self._path.unlink(missing_ok=True)
+
+    def _append(self, *lines: Any) -> None:
+        with storage_errors(self._path):
+            self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+            self._file.flush()
