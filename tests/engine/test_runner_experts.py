@@ -116,15 +116,16 @@ def test_the_full_setting_said_in_words_is_the_full_setting(make: MakeRunner, pr
 def test_the_dial_is_that_of_the_twin(
     dial: ExpertDial, make: MakeRunner, prompts: list[Tokens], pack_path: Path
 ) -> None:
-    """Nearer to the twin with the same dial than to any other; a near tie may choose another expert."""
+    """Ten times nearer to the twin with the same dial than with any other: where two experts nearly tie,
+    rounding to 8 bits may choose the other one.
+    """
     (logits,) = run_schedule(make(), prompts[-1:], alone(LENGTHS[-1:]), [dial])
     twin = ReferenceModel.from_pack(Pack.open(pack_path), 128)
     distances = {}
     for other in DIALS:
         twin.experts_per_token, twin.expert_mass = other.count, other.mass
         distances[str(other)] = divergence(logits, twin.forward(prompts[-1]))
-    assert min(distances, key=distances.__getitem__) == str(dial)
-    assert distances[str(dial)] < 0.002
+    assert distances.pop(str(dial)) < 0.1 * min(distances.values())
 
 
 def test_experts_beyond_those_it_was_loaded_for(make: MakeRunner, prompts: list[Tokens]) -> None:
