@@ -20,6 +20,7 @@ from sampan.weights.pack import Pack
 from tests.cli.sparse_model import EXPERTS, EXPERTS_PER_TOKEN, SPARSE_LAYERS, VOCABULARY
 from tests.engine.packs import divergence
 from tests.engine.schedules import Logits, Tokens, alone, at_random, in_chunks, run_schedule, token_by_token
+from tests.models.model_files import CASES, golden
 
 LENGTHS = (40, 7, 64, 1, 23, 90)
 DIALS = [
@@ -126,6 +127,28 @@ def test_the_dial_is_that_of_the_twin(
         twin.experts_per_token, twin.expert_mass = other.count, other.mass
         distances[str(other)] = divergence(logits, twin.forward(prompts[-1]))
     assert distances.pop(str(dial)) < 0.1 * min(distances.values())
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.6, 0.3])
+@pytest.mark.parametrize("case", [case for case in CASES if "moe" in case or case == "minimax_m2"])
+def test_every_family_routes_as_its_twin(
+    case: str, mass: float, kernel_folder: Path, open_golden: Callable[[str], Pack]
+) -> None:
+    """With one expert, the trained number and all in reach: but for near ties the same, in the same order."""
+    pack, tokens = open_golden(case), golden(case)[0].astype(np.int32)
+    reach = pack.config.experts_in_reach
+    twin = ReferenceModel.from_pack(open_golden(case))
+    runner = Runner(pack, context=64, page_count=1, threads=1, kernel_folder=kernel_folder, max_experts=reach)
+    try:
+        for count in (1, None, reach):
+            runner.forward([Span(tokens, 0, np.array([0], np.int32), "all", ExpertDial(count, mass))])
+            twin.experts_per_token, twin.expert_mass = count, mass
+            twin.forward(tokens)
+            same = (runner.routes[:, :, : twin.routes.shape[2]] == twin.routes).all(axis=2)
+            assert same.mean() > 0.9, f"{count} experts"
+            assert (runner.routes[:, :, twin.routes.shape[2] :] == -1).all()
+    finally:
+        runner.close()
 
 
 def test_experts_beyond_those_it_was_loaded_for(make: MakeRunner, prompts: list[Tokens]) -> None:
