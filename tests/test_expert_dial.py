@@ -66,6 +66,14 @@ def test_the_plot_has_every_setting_and_every_text() -> None:
         assert 0 < float(circle.attrib["cy"]) < box[3]
 
 
+def test_a_plot_leaves_out_what_costs_next_to_nothing() -> None:
+    settings = (*SETTINGS, setting(4, 0.9, 0.05, 1e-9))
+    texts = [e.text for e in ElementTree.fromstring(to_plot(replace(REPORT, settings=settings))).iter()]
+    assert "P 0.90" not in texts
+    assert "1e-05" in texts
+    assert "1e-06" not in texts
+
+
 def test_a_plot_of_nothing() -> None:
     full = replace(REPORT, settings=SETTINGS[:1], chosen=None)
     root = ElementTree.fromstring(to_plot(full))
