@@ -68,7 +68,7 @@ def _dot(a: int, b: int, count: int) -> np.float32:
 def _two_by_four(
     row: int, next_row: int, x: int, stride: int, columns: int, out: int, out_stride: int
 ) -> None:
-    """Two experts' logits of four tokens, each sum in the order of `_dot`: eight chains keep the units busy."""
+    """Two experts' logits of four tokens, each sum in the order of `_dot`: eight chains for the units."""
     a0 = splat(np.float32(0))
     a1 = splat(np.float32(0))
     a2 = splat(np.float32(0))
