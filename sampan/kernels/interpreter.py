@@ -34,6 +34,7 @@ from sampan.kernels.layout import (
     MATMUL,
     MATMUL_SLICE,
     MAX_REGIONS,
+    MAX_UNITS,
     NORM_ADD,
     NORM_QUANTIZE,
     OP_CODE,
@@ -62,6 +63,7 @@ from sampan.kernels.layout import (
     STEP,
     STOP,
     THREADS,
+    UNIT_BITS,
 )
 from sampan.kernels.mlp import gate_up
 from sampan.kernels.operators import (
@@ -87,8 +89,6 @@ from sampan.kernels.simd import (
 )
 
 # The packed word of a region: 23 bits of tag, 20 bits of end, 20 bits of next unit.
-_UNIT_BITS = 20
-_UNIT_MASK = (1 << _UNIT_BITS) - 1
 _TAG_MASK = (1 << 23) - 1
 # Weight bytes times tiles of tokens that one take of a matmul aims at, and the same in tokens for the small
 # ops.
@@ -202,8 +202,8 @@ def _open_phase(state: int, phase: int, units: int) -> None:
     for region in range(regions):
         first = region * units // regions
         end = (region + 1) * units // regions
-        tag = (phase & _TAG_MASK) << (2 * _UNIT_BITS)
-        atomic_store(_region_word(slot, region), tag | (end << _UNIT_BITS) | first)
+        tag = (phase & _TAG_MASK) << (2 * UNIT_BITS)
+        atomic_store(_region_word(slot, region), tag | (end << UNIT_BITS) | first)
 
 
 @kernel
@@ -215,15 +215,15 @@ def _take_units(slot: int, phase: int, home: int, regions: int, largest: int) ->
         region = (home + offset) % regions
         address = _region_word(slot, region)
         word = atomic_load(address)
-        if (word >> (2 * _UNIT_BITS)) & _TAG_MASK != phase & _TAG_MASK:
+        if (word >> (2 * UNIT_BITS)) & _TAG_MASK != phase & _TAG_MASK:
             return 0, -1
-        unit = word & _UNIT_MASK
-        end = (word >> _UNIT_BITS) & _UNIT_MASK
+        unit = word & MAX_UNITS
+        end = (word >> UNIT_BITS) & MAX_UNITS
         if unit < end:
             # Shares shrink towards the end of a region, so that the last ones are small.
             take = min(max((end - unit) // 2, 1), largest)
             own = offset == 0
-            if not atomic_compare_exchange(address, word, word + (take if own else -(take << _UNIT_BITS))):
+            if not atomic_compare_exchange(address, word, word + (take if own else -(take << UNIT_BITS))):
                 return 0, -1
             return (unit if own else end - take), take
     return 0, 0

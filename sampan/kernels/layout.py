@@ -200,6 +200,9 @@ REGION_WORDS = 16
 MAX_REGIONS = 8
 RING_WORDS = RING_REGIONS + MAX_REGIONS * REGION_WORDS
 SCHEDULER_WORDS = RING + RING_SLOTS * RING_WORDS
+# The word of a region packs a tag, the end and the next unit; these are the bits of either unit.
+UNIT_BITS = 20
+MAX_UNITS = (1 << UNIT_BITS) - 1
 
 # Tokens that one unit of a matmul or of gate+up covers: bounds the scratch and gives many threads enough
 # units.

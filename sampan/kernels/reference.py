@@ -46,7 +46,8 @@ def rms_norm(values: Array, weight: Array, epsilon: float) -> Array:
 def silu(values: Array) -> Array:
     """x * sigmoid(x)."""
     wide = values.astype(np.float64)
-    return np.asarray(wide / (1 + np.exp(-wide)))
+    with np.errstate(over="ignore"):  # exp overflows to infinity where the sigmoid is 0
+        return np.asarray(wide / (1 + np.exp(-wide)))
 
 
 def gelu_tanh(values: Array) -> Array:
@@ -80,3 +81,33 @@ def attention(queries: Array, keys: Array, values: Array, positions: Array, wind
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)
     return np.asarray(np.einsum("thk,khd->thd", weights, wide_values))
+
+
+def softmax(logits: Array) -> Array:
+    """Shares of e^x along the last axis."""
+    wide = logits.astype(np.float64)
+    exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def router_logits(hidden: Array, matrix: Array) -> Array:
+    """Router matrix [experts, columns] times rows [tokens, columns]: float64 [tokens, experts]."""
+    return np.asarray(hidden.astype(np.float64) @ matrix.astype(np.float64).T)
+
+
+def dispatch(routes: Array) -> list[tuple[int, int, int]]:
+    """(expert, token, k) of every kept entry of routes [tokens, k]: by expert, then token, then k."""
+    return sorted((int(routes[t, i]), t, i) for t, i in np.argwhere(routes >= 0).tolist())
+
+
+def gated(gate: Array, up: Array, activation: str) -> Array:
+    """activation(gate) * up."""
+    return np.asarray((silu(gate) if activation == "silu" else gelu_tanh(gate)) * up)
+
+
+def combine(outputs: Array, rows: list[tuple[int, int, int]], base: Array, factor: float) -> Array:
+    """base [tokens, columns] plus factor times the sum of each token's rows of `outputs`; see `dispatch`."""
+    total = np.zeros(base.shape)
+    for row, (_, token, _) in enumerate(rows):
+        total[token] += outputs[row]
+    return base.astype(np.float64) + factor * total

@@ -105,10 +105,35 @@ def _scratch_bytes(config: ModelConfig) -> int:
     return (max(attention, gate_up, router) + 4095) // 4096 * 4096
 
 
-def _check(config: ModelConfig) -> None:
+def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
+    """No op has more units than this in a step of `rows` tokens; see `op_units` of the interpreter."""
+    widest = max(
+        config.vocab_size,
+        config.hidden_size,
+        (config.head_count + 2 * config.kv_head_count) * config.head_dim + 2 * BLOCK_ROWS,
+        2 * config.intermediate_size,
+        2 * config.shared_intermediate_size,
+    )
+    matrices = -(-widest // (2 * BLOCK_ROWS)) * -(-rows // k.MATMUL_SLICE)
+    attention = config.kv_head_count * (rows + PARTIAL_SLOTS * (context // k.ATTENTION_CHUNK + 2))
+    expert_rows = rows * most
+    runs = min(config.expert_count, expert_rows) + expert_rows // k.GATE_UP_SLICE
+    experts = max(config.hidden_size, config.expert_intermediate_size) // (2 * BLOCK_ROWS) * runs
+    router = -(-config.expert_count // BLOCK_ROWS) * -(-rows // k.ROUTER_SLICE)
+    return max(matrices, attention, expert_rows, experts, router)
+
+
+def _check(config: ModelConfig, rows: int, context: int, most: int) -> None:
     if config.head_dim % 16 or any(rope.dimensions > config.head_dim for rope in config.ropes):
         raise UnsupportedError(
             f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
+        )
+    if config.sparse_count and config.sandwich_norms:
+        raise UnsupportedError("a mixture of experts with norms after its blocks")
+    if _most_units(config, rows, context, most) > k.MAX_UNITS:
+        raise UnsupportedError(
+            f"steps of {rows} tokens with {most} experts each and a context of {context}: that is more work "
+            "than one step can be cut into; ask for fewer experts per token or a smaller context"
         )
 
 
@@ -123,11 +148,12 @@ def build_program(
     """The Program of a decoder (pre-norm, GQA, gated MLP or experts; Gemma 3's sandwich norms) over a pack.
 
     `rows`: most tokens in one step; `cache_address`: page 0 of the KV cache; `context`: most tokens of a
-    sequence; `max_experts`: most experts per token. UnsupportedError when the head size does not fit the
-    kernels.
+    sequence; `max_experts`: most experts per token, 0 for as many as the model was trained with.
+    UnsupportedError when the head size does not fit the kernels, or a step would have too many units.
     """
     config = pack.config
-    _check(config)
+    most = max_experts or config.experts_per_token
+    _check(config, rows, context, most)
     b = OpTable(rows)
     step = _new_step(config, rows, rows)
     query_width = config.head_count * config.head_dim
@@ -140,7 +166,7 @@ def build_program(
     mixed_quantized = b.both(query_width)
     widths = {config.intermediate_size, config.shared_intermediate_size} - {0}
     activated = {width: b.both(width) for width in widths}
-    experts = ExpertOps(b, pack, hidden, max_experts) if config.sparse_count else None
+    experts = ExpertOps(b, pack, hidden, most) if config.sparse_count else None
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)

@@ -16,7 +16,7 @@ from sampan.errors import RequestError
 from sampan.models.plan import planned_values
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.rope import inverse_frequencies
-from sampan.models.routing import route, sigmoid
+from sampan.models.routing import route, sigmoid, weights_of
 from sampan.weights.pack import Pack
 from sampan.weights.source import TensorSource
 
@@ -45,7 +45,9 @@ class ReferenceModel:
     `experts_per_token` and `expert_mass` are the dials of `routing.route`, and may be set at any time.
     `expert_usage` [layers, experts] int64 counts, over all calls, the tokens that each expert had a part in;
     `routes` [sparse layers, tokens, experts per token] int32 says which each token of the last call was sent
-    to, in order of selection, -1 where the dial dropped one.
+    to, in order of selection, -1 where the dial dropped one, and `router_logits` [sparse layers, tokens,
+    experts] why. With `follow` set to such routes, the next calls take experts from there and choose none:
+    two engines can then be compared whose rounding parts them where two experts are almost equally good.
     """
 
     def __init__(
@@ -63,7 +65,10 @@ class ReferenceModel:
         self.expert_mass = 1.0
         self.expert_usage = np.zeros((config.layer_count, config.expert_count), np.int64)
         self.routes = np.empty((0, 0, 0), np.int32)
+        self.router_logits = np.empty((0, 0, 0), np.float32)
+        self.follow: npt.NDArray[np.int32] | None = None
         self._routes: list[npt.NDArray[np.int32]] = []
+        self._router_logits: list[Array] = []
         self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
 
     @staticmethod
@@ -102,7 +107,7 @@ class ReferenceModel:
             raise RequestError(f"tokens must be a list of ids below {config.vocab_size}")
         if cache is None:
             cache = self.new_cache()
-        self._routes = []
+        self._routes, self._router_logits = [], []
         positions = np.arange(cache.length, cache.length + len(ids))
         hidden = self._matrix("embedding")[ids] * np.float32(config.embedding_scale)
         rotations = [_rotation(frequencies, factor, positions) for frequencies, factor in self._ropes]
@@ -110,6 +115,7 @@ class ReferenceModel:
             hidden = self._layer(layer, hidden, positions, rotations[config.layer_ropes[layer]], cache)
         if self._routes:
             self.routes = np.stack(self._routes)
+            self.router_logits = np.stack(self._router_logits)
         hidden = self._norm("output_norm", hidden)
         output = self._matrix("embedding" if config.tied_embeddings else "output")
         return (hidden @ output.T) * np.float32(config.logit_scale)
@@ -148,13 +154,19 @@ class ReferenceModel:
         config = self.config
         name = f"layers.{layer}."
         router = self._vector(name + "router").reshape(config.expert_count, config.hidden_size)
-        chosen, weights = route(
-            hidden @ router.T,
-            config,
-            self._vector(name + "router_bias") if config.router_bias else None,
-            experts_per_token=self.experts_per_token,
-            expert_mass=self.expert_mass,
-        )
+        logits = hidden @ router.T
+        if self.follow is None:
+            chosen, weights = route(
+                logits,
+                config,
+                self.router_bias(layer),
+                experts_per_token=self.experts_per_token,
+                expert_mass=self.expert_mass,
+            )
+        else:
+            chosen = self.follow[len(self._routes)].astype(np.int64)
+            weights = weights_of(chosen, logits, config)
+        self._router_logits.append(logits)
         self._routes.append(np.where(weights != 0, chosen, -1).astype(np.int32))
         update = np.zeros_like(hidden)
         for expert in np.unique(chosen[weights != 0]):
@@ -168,6 +180,10 @@ class ReferenceModel:
                 shared = shared * sigmoid(hidden @ self._vector(name + "shared_gate")[:, None])
             update = update + shared
         return update
+
+    def router_bias(self, layer: int) -> Array | None:
+        """What a sparse layer adds to the scores it selects by, [experts]."""
+        return self._vector(f"layers.{layer}.router_bias") if self.config.router_bias else None
 
     def _attention(
         self,

@@ -5,6 +5,8 @@ Written to be read; the kernels are tested against it. All arithmetic is float32
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,7 +44,7 @@ def route(
         raise RequestError(f"{k} experts per token: this model can use 1 to {config.experts_in_reach}")
     if not 0 < expert_mass <= 1:
         raise RequestError(f"an expert mass of {expert_mass}: it must be above 0 and at most 1")
-    scores = _softmax(logits) if config.router_scoring == "softmax" else sigmoid(logits)
+    scores = _scores(logits, config)
     selection = scores if bias is None else scores + bias
     if config.expert_groups > 1:
         selection = _within_best_groups(selection, config)
@@ -50,10 +52,24 @@ def route(
     weights = np.take_along_axis(scores, chosen, axis=1)
     if expert_mass < 1:
         weights = np.where(_within_mass(weights, np.float32(expert_mass)), weights, np.float32(0))
+    return chosen, _scaled(weights, config)
+
+
+def weights_of(chosen: npt.NDArray[np.integer[Any]], logits: Array, config: ModelConfig) -> Array:
+    """The weights [n, k] that `route` gives to experts [n, k] once they are chosen; -1, for none, gets 0."""
+    weights = np.take_along_axis(_scores(logits, config), np.maximum(chosen, 0).astype(np.int64), axis=1)
+    return _scaled(np.where(chosen >= 0, weights, np.float32(0)), config)
+
+
+def _scores(logits: Array, config: ModelConfig) -> Array:
+    return _softmax(logits) if config.router_scoring == "softmax" else sigmoid(logits)
+
+
+def _scaled(weights: Array, config: ModelConfig) -> Array:
     if config.router_normalize:
         total = weights.sum(axis=1, keepdims=True)
         weights = weights / np.maximum(total, np.float32(config.router_sum_floor))
-    return chosen, weights * np.float32(config.router_scale)
+    return weights * np.float32(config.router_scale)
 
 
 def _within_best_groups(selection: Array, config: ModelConfig) -> Array:

@@ -1,8 +1,8 @@
-"""Compiled kernels, and packs of the golden checkpoints."""
+"""Compiled kernels, packs of the golden checkpoints, and runners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from sampan.api import kernels_folder
 from sampan.weights.pack import Pack
 from tests.engine.packs import golden_pack
+from tests.engine.runners import Make
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,10 @@ def open_golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pac
     folder = tmp_path_factory.mktemp("golden-packs")
     path = cache(lambda case: golden_pack(case, folder))
     return lambda case: Pack.open(path(case))
+
+
+@pytest.fixture
+def make(kernel_folder: Path) -> Iterator[Make]:
+    maker = Make(kernel_folder)
+    yield maker
+    maker.close()

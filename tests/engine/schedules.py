@@ -118,3 +118,19 @@ def at_random(lengths: Sequence[int], limit: int, seed: int) -> Iterator[Step]:
                 room -= count
         if step:
             yield step
+
+
+def assert_same_bits(runner: ModelRunner, prompts: list[Tokens], expected: list[Logits]) -> None:
+    """In every schedule, with what earlier schedules left in the pages."""
+    lengths = [len(prompt) for prompt in prompts]
+    limit = runner.max_batch_tokens
+    schedules = {
+        "alone": alone(lengths),
+        "token by token": token_by_token(lengths),
+        "in chunks": in_chunks(lengths),
+        "side by side": side_by_side(lengths, limit),
+        **{f"at random, {seed}": at_random(lengths, limit, seed) for seed in range(3)},
+    }
+    for name, schedule in schedules.items():
+        for logits, whole in zip(run_schedule(runner, prompts, schedule), expected, strict=True):
+            assert np.array_equal(logits, whole), f"{name}: {len(whole)} tokens"

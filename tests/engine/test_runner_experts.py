@@ -18,7 +18,8 @@ from sampan.errors import RequestError
 from sampan.models.reference import ReferenceModel
 from sampan.weights.pack import Pack
 from tests.cli.sparse_model import EXPERTS, EXPERTS_PER_TOKEN, SPARSE_LAYERS, VOCABULARY
-from tests.engine.packs import divergence
+from tests.engine.packs import relative_error
+from tests.engine.routes import Routes, unexplained
 from tests.engine.schedules import Logits, Tokens, alone, at_random, in_chunks, run_schedule, token_by_token
 from tests.models.model_files import CASES, golden
 
@@ -31,6 +32,9 @@ DIALS = [
     ExpertDial(EXPERTS, 0.9),
     ExpertDial(2, 0.6),
 ]
+# Activations have 15 bits in the first and the last layer, 8 in the one between. As measured: at most 0.0105,
+# and router logits wrong by up to 0.01 of their standard deviation.
+TWIN_ERROR, NUDGE = 0.013, 0.03
 MakeRunner = Callable[..., Runner]
 
 
@@ -117,16 +121,18 @@ def test_the_full_setting_said_in_words_is_the_full_setting(make: MakeRunner, pr
 def test_the_dial_is_that_of_the_twin(
     dial: ExpertDial, make: MakeRunner, prompts: list[Tokens], pack_path: Path
 ) -> None:
-    """Ten times nearer to the twin with the same dial than with any other: where two experts nearly tie,
-    rounding to 8 bits may choose the other one.
+    """The twin's router could have taken the same routes with this dial and no other, and with them gives the
+    same logits.
     """
-    (logits,) = run_schedule(make(), prompts[-1:], alone(LENGTHS[-1:]), [dial])
+    parts: list[list[Routes]] = [[]]
+    (logits,) = run_schedule(make(), prompts[-1:], alone(LENGTHS[-1:]), [dial], parts)
+    routes = np.concatenate(parts[0], axis=1)
     twin = ReferenceModel.from_pack(Pack.open(pack_path), 128)
-    distances = {}
+    twin.follow = routes
+    assert relative_error(logits, twin.forward(prompts[-1])) < TWIN_ERROR
     for other in DIALS:
-        twin.experts_per_token, twin.expert_mass = other.count, other.mass
-        distances[str(other)] = divergence(logits, twin.forward(prompts[-1]))
-    assert distances.pop(str(dial)) < 0.1 * min(distances.values())
+        wrong = unexplained(routes, twin, NUDGE, other)
+        assert (wrong == []) == (other == dial), f"{len(wrong)} routes are not those of {other}"
 
 
 @pytest.mark.parametrize("mass", [1.0, 0.6, 0.3])

@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
 # The compile cache is no kernel, and this file would start itself again.
 LEFT_OUT = {"test_tiers.py", "test_jit.py"}
+# The same in every tier, and all kernels must be compiled for it.
+LEFT_OUT_COMPILED = {"test_scheduler.py"}
 ONLY_COMPILED = {"test_read_bandwidth", "test_int8_rate"}
 
 INTERPRETED = {"NUMBA_DISABLE_JIT": "1"}
@@ -81,7 +83,8 @@ def run_module(environment: dict[str, str], *arguments: str) -> str:
 
 def run_kernel_tests(environment: dict[str, str], kernels: str, skipped: set[str]) -> None:
     """Run the other files of this folder: every test must pass there but those named, on those kernels."""
-    files = [path for path in sorted(FOLDER.glob("test_*.py")) if path.name not in LEFT_OUT]
+    left_out = LEFT_OUT if environment is INTERPRETED else LEFT_OUT | LEFT_OUT_COMPILED
+    files = [path for path in sorted(FOLDER.glob("test_*.py")) if path.name not in left_out]
     output = run_module(
         environment,
         *("pytest", "-rA", "-o", "addopts=", "-p", "no:cacheprovider", *map(str, files)),

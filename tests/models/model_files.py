@@ -25,8 +25,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
 # llama.cpp knows no Qwen3-MoE with dense layers among the sparse ones.
 GGUF_CASES = [case for case in CASES if case != "qwen3_moe_dense_layer"]
-# What the engine runs so far.
-DENSE_CASES = [case for case in CASES if "moe" not in case and case != "minimax_m2"]
+SPARSE_CASES = [case for case in CASES if "moe" in case or case == "minimax_m2"]
+DENSE_CASES = [case for case in CASES if case not in SPARSE_CASES]
 TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
 SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
 BPE_FIELDS: dict[str, Any] = TOKENIZERS["byte_level"]["fields"] | {"pre": "smollm"}

@@ -11,6 +11,7 @@ from model_files import (
     CASES,
     GGUF_CASES,
     GOLDEN,
+    SPARSE_CASES,
     copy_with_config,
     golden,
     golden_config,
@@ -64,6 +65,23 @@ def test_gguf_gives_the_same_model(case: str, tmp_path: Path) -> None:
     model = ReferenceModel.from_source(source)
     model.config = replace(model.config, attention_scale=theirs.attention_scale)
     np.testing.assert_allclose(model.forward(tokens), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", SPARSE_CASES)
+def test_following_its_own_routes_changes_nothing_and_others_do(case: str) -> None:
+    tokens, _ = golden(case)
+    model = ReferenceModel.from_source(open_source(GOLDEN / case))
+    whole = model.forward(tokens)
+    assert model.router_logits.shape == (*model.routes.shape[:2], model.config.expert_count)
+    model.follow = model.routes
+    np.testing.assert_array_equal(model.forward(tokens), whole)
+    np.testing.assert_array_equal(model.routes, model.follow)
+    # An expert less for the fifth token: nothing before it notices.
+    model.follow = model.routes.copy()
+    model.follow[0, 4, 0] = -1
+    other = model.forward(tokens)
+    np.testing.assert_allclose(other[:4], whole[:4], rtol=0, atol=2e-6 * np.abs(whole).max())
+    assert np.abs(other[4] - whole[4]).max() > 1e-3 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize("case", CASES)
