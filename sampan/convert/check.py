@@ -42,7 +42,8 @@ def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
         require_supported(source.path, info.name, info.type)
         available = info.rows if tensor.kind == "matrix" else math.prod(info.shape)
         if tensor.kind == "matrix":
-            fits = len(info.shape) > 1 and info.shape[-1] == tensor.columns
+            # Of a transposed one, the columns are rows of its source.
+            fits = len(info.shape) > 1 and (tensor.transposed > 0 or info.shape[-1] == tensor.columns)
         else:
             fits = len(info.shape) == 1 or available == tensor.rows
         if not fits:
@@ -57,7 +58,9 @@ def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
             )
         rows += stop - part.start
         types.add(info.type)
-    if rows != tensor.rows:
+    if tensor.row_selection is not None:
+        _check_selection(source, tensor, rows)
+    elif rows != tensor.rows:
         raise FormatError(
             f"{source.path}: {', '.join(part.name for part in tensor.sources)!r} hold {rows} rows;"
             f" the configuration says {tensor.rows}"
@@ -67,3 +70,17 @@ def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
     permutation = tensor.row_permutation
     if permutation is not None and not np.array_equal(np.sort(permutation), np.arange(tensor.rows)):
         raise ValueError(f"{tensor.name}: row_permutation is not a permutation of {tensor.rows} rows")
+
+
+def _check_selection(source: TensorSource, tensor: PlannedTensor, available: int) -> None:
+    selection = tensor.row_selection
+    assert selection is not None
+    blocks = len(selection) // tensor.transposed if tensor.transposed else 0
+    columns = source.tensors[tensor.sources[0].name].shape[-1]
+    rows = blocks * columns if tensor.transposed else len(selection)
+    if rows != tensor.rows or not 0 <= selection.min() <= selection.max() < available:
+        raise ValueError(f"{tensor.name}: row_selection does not give {tensor.rows} rows")
+    if len(np.unique(selection)) != len(selection) or (
+        tensor.transposed and (tensor.columns != tensor.transposed or len(selection) % tensor.transposed)
+    ):
+        raise ValueError(f"{tensor.name}: row_selection names a row twice, or no whole blocks")

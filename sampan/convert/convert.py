@@ -19,7 +19,7 @@ from sampan.convert.journal import Journal
 from sampan.errors import FormatError, SampanError
 from sampan.formats import BLOCK_ROWS, MatrixFormat
 from sampan.hub.home import Progress, require_space
-from sampan.models.plan import PlannedTensor, planned_values
+from sampan.models.plan import PlannedTensor, planned_values, transposed_blocks
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
@@ -106,7 +106,12 @@ def tokenizer_blobs(tokenizer: bytes, tokenizer_config: Mapping[str, Any]) -> di
 
 
 def _format(source: TensorSource, tensor: PlannedTensor, bits: Bits) -> MatrixFormat:
-    return target_format(source.tensors[tensor.sources[0].name].type, _bits(tensor, bits))
+    return target_format(_type(source, tensor), _bits(tensor, bits))
+
+
+def _type(source: TensorSource, tensor: PlannedTensor) -> str:
+    """What the tensor's rows are read as: those of a transposed one exist as floats only."""
+    return "F32" if tensor.transposed else source.tensors[tensor.sources[0].name].type
 
 
 def _bits(tensor: PlannedTensor, bits: Bits) -> Bits:
@@ -204,12 +209,17 @@ def _packed_chunks(
     source: TensorSource, tensor: PlannedTensor, bits: Bits
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """(first row, records) of a matrix, a bounded number of whole row blocks at a time."""
-    rows_at_once = max(CHUNK_WEIGHTS // tensor.columns // BLOCK_ROWS, 1) * BLOCK_ROWS
+    unit = tensor.rows // _block_count(tensor) if tensor.transposed else BLOCK_ROWS
+    rows_at_once = max(CHUNK_WEIGHTS // tensor.columns // unit, 1) * unit
     info = source.tensors[tensor.sources[0].name]
     for first_row in range(0, tensor.rows, rows_at_once):
-        raw = _raw_rows(source, tensor, first_row, min(first_row + rows_at_once, tensor.rows))
+        stop = min(first_row + rows_at_once, tensor.rows)
+        read = _transposed_rows if tensor.transposed else _raw_rows
+        raw = read(source, tensor, first_row, stop)
         try:
-            _, packed = repack(raw, info.type, len(raw), tensor.columns, bits=bits, name=info.name)
+            _, packed = repack(
+                raw, _type(source, tensor), len(raw), tensor.columns, bits=bits, name=info.name
+            )
         except SampanError as error:
             raise type(error)(f"{source.path}: {error}") from error
         yield first_row, packed
@@ -221,7 +231,7 @@ def _raw_rows(source: TensorSource, tensor: PlannedTensor, start: int, stop: int
         source.raw(part.name).reshape(source.tensors[part.name].rows, -1)[part.start : part.stop]
         for part in tensor.sources
     ]
-    permutation = tensor.row_permutation
+    permutation = tensor.selected_rows
     if len(parts) == 1:
         return parts[0][start:stop] if permutation is None else parts[0][permutation[start:stop]]
     wanted = np.arange(start, stop) if permutation is None else permutation[start:stop]
@@ -232,3 +242,20 @@ def _raw_rows(source: TensorSource, tensor: PlannedTensor, start: int, stop: int
         rows[inside] = part[wanted[inside] - offset]
         offset += len(part)
     return rows
+
+
+def _block_count(tensor: PlannedTensor) -> int:
+    assert tensor.row_selection is not None
+    return len(tensor.row_selection) // tensor.transposed
+
+
+def _transposed_rows(
+    source: TensorSource, tensor: PlannedTensor, start: int, stop: int
+) -> npt.NDArray[np.uint8]:
+    """Rows `start:stop` of a transposed matrix, whole blocks of it, as bytes of float32."""
+    assert tensor.row_selection is not None
+    height = tensor.rows // _block_count(tensor)
+    wanted = tensor.row_selection[start // height * tensor.transposed : stop // height * tensor.transposed]
+    first = int(wanted.min())
+    rows = source.float32(tensor.sources[0].name, first, int(wanted.max()) + 1)[wanted - first]
+    return np.ascontiguousarray(transposed_blocks(rows, tensor.transposed)).view(np.uint8)

@@ -31,6 +31,10 @@ class PlannedTensor:
     then `row_permutation` is applied: row r of the result is row `row_permutation[r]` of the stack. `add` is
     added to every element of a vector, for norms that are stored as w - 1. A vector has `rows=n, columns=1`,
     and may be permuted as well (the biases of permuted query and key rows).
+
+    `row_selection` is the same for a matrix that takes only some rows of the stack. When `transposed` is not
+    0, the selected rows are blocks of so many, and each block is transposed: [blocks * transposed, n] becomes
+    [blocks * n, transposed].
     """
 
     name: str
@@ -40,6 +44,13 @@ class PlannedTensor:
     columns: int = 1
     row_permutation: npt.NDArray[np.intp] | None = None
     add: float = 0.0
+    row_selection: npt.NDArray[np.intp] | None = None
+    transposed: int = 0
+
+    @property
+    def selected_rows(self) -> npt.NDArray[np.intp] | None:
+        """Which rows of the stack are taken, in their order; None: all, as they are."""
+        return self.row_permutation if self.row_selection is None else self.row_selection
 
 
 def planned_values(source: TensorSource, planned: PlannedTensor) -> npt.NDArray[np.float32]:
@@ -49,6 +60,13 @@ def planned_values(source: TensorSource, planned: PlannedTensor) -> npt.NDArray[
     else:
         parts = [source.float32(rows.name, rows.start, rows.stop) for rows in planned.sources]
     stacked = np.concatenate(parts)
-    if planned.row_permutation is not None:
-        stacked = stacked[planned.row_permutation]
+    if planned.selected_rows is not None:
+        stacked = stacked[planned.selected_rows]
+    if planned.transposed:
+        stacked = transposed_blocks(stacked, planned.transposed)
     return stacked + np.float32(planned.add) if planned.add else stacked
+
+
+def transposed_blocks(rows: npt.NDArray[np.float32], height: int) -> npt.NDArray[np.float32]:
+    """[blocks * height, n], block by block transposed: [blocks * n, height]."""
+    return rows.reshape(-1, height, rows.shape[1]).swapaxes(1, 2).reshape(-1, height)
