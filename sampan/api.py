@@ -206,7 +206,7 @@ def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "i
     from sampan.plan.machine import available_memory
 
     config = pack.config
-    layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
+    layout = KeyValueLayout.of(config, kv_dtype)
     if context is not None and context > config.context_length:
         raise RequestError(
             f"context {context} is more than the {config.context_length} tokens this model was made for"

@@ -76,6 +76,12 @@ class ModelConfig:
     `qk_norm_wide` the mean runs over all heads at once, and so does the weight (heads * head_dim). With
     `qk_norm_after_rope` the norm follows the rotation.
 
+    Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1), when `latent_size` is not 0: a
+    token's keys and values are linear in a normed latent vector of that size, but for one rotated key that
+    all heads share. A head's query and key have `plain_dim` numbers without position, then as many as are
+    rotated, `head_dim` in all; its value has `value_dim`. `kv_head_count` is 1. Queries come from the hidden
+    state or, when `query_latent_size` is not 0, from a normed latent vector of their own.
+
     Mixture of experts. Layer i is sparse when `sparse_layers[i]` (empty: no layer is): in place of one MLP of
     `intermediate_size` (0 when every layer is sparse) it has `expert_count` of `expert_intermediate_size`.
     A token is sent to `experts_per_token` of them. The router, all in float32, per token:
@@ -116,6 +122,9 @@ class ModelConfig:
     qk_norm_wide: bool = False
     qk_norm_after_rope: bool = False
     attention_bias: bool = False
+    latent_size: int = 0
+    query_latent_size: int = 0
+    latent_value_dim: int = 0
     sandwich_norms: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
@@ -139,6 +148,26 @@ class ModelConfig:
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer is a mixture of experts."""
         return bool(self.sparse_layers) and self.sparse_layers[layer]
+
+    @property
+    def plain_dim(self) -> int:
+        """With latent attention: how many numbers of a query or key are not rotated."""
+        return self.head_dim - self.ropes[0].dimensions
+
+    @property
+    def value_dim(self) -> int:
+        """Numbers of one head's value."""
+        return self.latent_value_dim if self.latent_size else self.head_dim
+
+    @property
+    def cached_key_dim(self) -> int:
+        """Numbers of a key in the cache; with latent attention, the latent and the shared rotated key."""
+        return self.latent_size + self.ropes[0].dimensions if self.latent_size else self.head_dim
+
+    @property
+    def cached_value_dim(self) -> int:
+        """Numbers of a value in the cache; with latent attention, the latent."""
+        return self.latent_size or self.head_dim
 
     @property
     def sparse_count(self) -> int:
@@ -189,11 +218,15 @@ class ModelConfig:
             raise FormatError(f"{where}: a QK norm is described, but there is none")
         if self.qk_norm_wide and self.qk_norm_after_rope:
             raise UnsupportedError(f"{where}: a QK norm over all heads after the rotation")
+        self._check_latent(where)
         self._check_experts(where)
         widths = {
             "hidden size": self.hidden_size,
             "feed-forward size": self.intermediate_size,
-            "attention width (heads x head size)": self.head_count * self.head_dim,
+            "attention width (heads x head size)": self.head_count * self.value_dim,
+            "latent size": self.latent_size,
+            "query latent size": self.query_latent_size,
+            "part of a head that is not rotated": self.plain_dim if self.latent_size else 0,
             "expert's feed-forward size": self.expert_intermediate_size,
             "shared expert's feed-forward size": self.shared_intermediate_size,
         }
@@ -202,6 +235,18 @@ class ModelConfig:
                 raise UnsupportedError(
                     f"{where}: {name} {width} is not a multiple of {GROUP_SIZE}, the quantization group"
                 )
+
+    def _check_latent(self, where: str) -> None:
+        if not self.latent_size:
+            if self.query_latent_size or self.latent_value_dim:
+                raise FormatError(f"{where}: sizes of latent attention are given, but no latent size")
+            return
+        if min(self.latent_size, self.latent_value_dim) < 1 or self.query_latent_size < 0:
+            raise FormatError(f"{where}: a size is not positive")
+        if self.kv_head_count != 1 or self.attention_bias or self.qk_norm or any(self.windows):
+            raise FormatError(f"{where}: latent attention with heads, biases, norms or windows of its own")
+        if len(self.ropes) != 1 or self.plain_dim < 1:
+            raise FormatError(f"{where}: latent attention needs one rope, on a part of each head")
 
     def _check_experts(self, where: str) -> None:
         sparse = any(self.sparse_layers)

@@ -78,6 +78,22 @@ DEEPSEEK_ROUTER: dict[str, Any] = (
     }
 )
 
+LATENT: dict[str, Any] = (
+    SMALL
+    | EXPERTS
+    | {
+        "num_key_value_heads": 2,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "first_k_dense_replace": 1,
+    }
+)
+del LATENT["head_dim"]
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True, "rope_parameters": rope(100_000.0)}),
     "llama_rope_linear": ("llama", {"rope_parameters": rope(10_000.0, "linear", factor=4.0)}),
@@ -167,6 +183,55 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "bailing_moe_v2": ("glm4_moe", DEEPSEEK_ROUTER | {"n_group": 4, "topk_group": 2, "use_qk_norm": True}),
+    "deepseek_v2": (
+        "deepseek_v2",
+        LATENT
+        | {
+            "q_lora_rank": 32,
+            "n_group": 4,
+            "topk_group": 2,
+            "topk_method": "group_limited_greedy",
+            "routed_scaling_factor": 4.0,
+            "rope_parameters": rope(10_000.0),
+        },
+    ),
+    # As DeepSeek-V2-Lite is: queries without a latent vector, no groups.
+    "deepseek_v2_lite": (
+        "deepseek_v2",
+        LATENT
+        | {
+            "q_lora_rank": None,
+            "topk_method": "greedy",
+            "rope_parameters": rope(
+                10_000.0,
+                "yarn",
+                factor=8.0,
+                original_max_position_embeddings=16,
+                mscale=0.707,
+                mscale_all_dim=0.707,
+            ),
+        },
+    ),
+    "deepseek_v3": (
+        "deepseek_v3",
+        LATENT
+        | {
+            "q_lora_rank": 64,
+            "v_head_dim": 48,
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 2.5,
+            "num_nextn_predict_layers": 0,
+            "rope_parameters": rope(
+                10_000.0,
+                "yarn",
+                factor=8.0,
+                original_max_position_embeddings=16,
+                mscale=1.0,
+                mscale_all_dim=1.0,
+            ),
+        },
+    ),
     "gemma3": (
         "gemma3_text",
         {
@@ -202,6 +267,9 @@ SEEDS = (
     "hunyuan_v1_moe",
     "minimax_m2",
     "bailing_moe_v2",
+    "deepseek_v3",
+    "deepseek_v2_lite",
+    "deepseek_v2",
 )
 
 

@@ -177,7 +177,7 @@ def test_a_model_without_a_tokenizer(random_model: Path) -> None:
 
 def test_default_context_fits_the_memory(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = Pack.open(random_model)
-    per_token = KeyValueLayout(1, 2, 32, "bf16").token_bytes
+    per_token = KeyValueLayout(1, 2, 32, 32, "bf16").token_bytes
     fixed = pack.nbytes + 200 * 2**20
 
     def with_room_for(tokens: float) -> None:

@@ -3,9 +3,12 @@
 A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers: layer by layer, within a
 layer KV head by KV head. One head's part of a page, for bfloat16:
 
-- keys: 4 blocks of 16 positions; block [head_dim / 2][16 positions][2], so that a SIMD lane owns a position
+- keys: 4 blocks of 16 positions; block [key_dim / 2][16 positions][2], so that a SIMD lane owns a position
   and holds two of its numbers;
-- values: [32 pairs of positions][head_dim][2], so that a lane owns a dimension of two positions.
+- values: [32 pairs of positions][value_dim][2], so that a lane owns a dimension of two positions.
+
+Multi-head latent attention has one KV head: its key is the latent vector and, behind it, the rotated key that
+all heads share; its value is the latent vector once more, in the order that values need.
 
 For int8 the same arrays hold int8, and behind them lie two float32 scales per position, 64 for keys, 64 for
 values.
@@ -16,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sampan.config import ModelConfig
 from sampan.kernels.layout import PAGE_TOKENS
 
 __all__ = ["PAGE_TOKENS", "KeyValueLayout", "KeyValueType"]
@@ -29,8 +33,16 @@ class KeyValueLayout:
 
     layer_count: int
     kv_head_count: int
-    head_dim: int
+    key_dim: int
+    value_dim: int
     kind: KeyValueType
+
+    @staticmethod
+    def of(config: ModelConfig, kind: KeyValueType) -> KeyValueLayout:
+        """The cache of a model."""
+        return KeyValueLayout(
+            config.layer_count, config.kv_head_count, config.cached_key_dim, config.cached_value_dim, kind
+        )
 
     @property
     def element_bytes(self) -> int:
@@ -40,12 +52,12 @@ class KeyValueLayout:
     @property
     def values_offset(self) -> int:
         """From a head's keys to its values."""
-        return PAGE_TOKENS * self.head_dim * self.element_bytes
+        return PAGE_TOKENS * self.key_dim * self.element_bytes
 
     @property
     def scales_offset(self) -> int:
         """From a head's keys to its key scales (int8 only); the value scales follow them."""
-        return 2 * self.values_offset
+        return PAGE_TOKENS * (self.key_dim + self.value_dim) * self.element_bytes
 
     @property
     def head_bytes(self) -> int:

@@ -51,7 +51,7 @@ class Runner:
         self.max_experts = most_experts(config, max_experts)
         self._context = context
         self._page_count = page_count
-        layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
+        layout = KeyValueLayout.of(config, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
         self._program = build_program(

@@ -8,7 +8,7 @@ arithmetic is the same, so the bits are.
 
 Rows are pairs (query, head) whose heads share one KV head. Queries, keys, weights and values are multiplied
 as bfloat16 (int8 caches hold whole numbers that bfloat16 holds exactly) and summed in float32; the softmax is
-float32. The state of a row is head_dim floats of values, then the maximum, then the sum.
+float32. The state of a row is value_dim floats of values, then the maximum, then the sum.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
         scores: int,
         first_block: int,
         end_block: int,
-        head_dim: int,
+        key_dim: int,
         integer: int,
         scales: int,
         ahead: int,
@@ -74,12 +74,12 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
             tile = zero_tile(height, _WIDTH)
             at = scores + block * 64
             if integer:
-                base = keys + block * head_dim * 16
-                for pair in range(head_dim // 2):
+                base = keys + block * key_dim * 16
+                for pair in range(key_dim // 2):
                     if ahead:
-                        _fetch(ahead + block * head_dim * 16, pair, _WIDTH * 32)
+                        _fetch(ahead + block * key_dim * 16, pair, _WIDTH * 32)
                     tile = dot_integer_pairs(
-                        tile, base + pair * 32, head_dim * 16, queries + pair * 4, head_dim * 2
+                        tile, base + pair * 32, key_dim * 16, queries + pair * 4, key_dim * 2
                     )
                 store_tile(at, CHUNK * 4, height, tile)
                 for row in range(height):
@@ -89,11 +89,11 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
                         )
                         store_f32(at + row * CHUNK * 4 + part * 64, scaled)
             else:
-                base = keys + block * head_dim * 32
-                for pair in range(head_dim // 2):
+                base = keys + block * key_dim * 32
+                for pair in range(key_dim // 2):
                     if ahead:
-                        _fetch(ahead + block * head_dim * 32, pair, _WIDTH * 64)
-                    tile = dot_pairs(tile, base + pair * 64, head_dim * 32, queries + pair * 4, head_dim * 2)
+                        _fetch(ahead + block * key_dim * 32, pair, _WIDTH * 64)
+                    tile = dot_pairs(tile, base + pair * 64, key_dim * 32, queries + pair * 4, key_dim * 2)
                 store_tile(at, CHUNK * 4, height, tile)
 
     def make_value_rows(width: int) -> Any:
@@ -104,27 +104,27 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
             out: int,
             first: int,
             end: int,
-            head_dim: int,
+            value_dim: int,
             integer: int,
             ahead: int,
         ) -> None:
             """out[row][16 * width dimensions] += weights[row][position] * values[position], for pairs of
             positions [first, end) of one page.
             """
-            tile = load_tile(height, width, out, (head_dim + STATE_EXTRA) * 4)
+            tile = load_tile(height, width, out, (value_dim + STATE_EXTRA) * 4)
             if integer:
                 for pair in range(first, end):
                     if ahead:
                         _fetch(ahead, pair, width * 32)
                     tile = dot_integer_pairs(
-                        tile, values + pair * head_dim * 2, 32, weights + pair * 4, CHUNK * 4
+                        tile, values + pair * value_dim * 2, 32, weights + pair * 4, CHUNK * 4
                     )
             else:
                 for pair in range(first, end):
                     if ahead:
                         _fetch(ahead, pair, width * 64)
-                    tile = dot_pairs(tile, values + pair * head_dim * 4, 64, weights + pair * 4, CHUNK * 4)
-            store_tile(out, (head_dim + STATE_EXTRA) * 4, height, tile)
+                    tile = dot_pairs(tile, values + pair * value_dim * 4, 64, weights + pair * 4, CHUNK * 4)
+            store_tile(out, (value_dim + STATE_EXTRA) * 4, height, tile)
 
         return value_rows
 
@@ -133,23 +133,23 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
 
     @kernel
     def value_rows(
-        weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int, ahead: int
+        weights: int, values: int, out: int, first: int, end: int, value_dim: int, integer: int, ahead: int
     ) -> None:
         """out[row] += weights[row][position] * values[position], for pairs of positions [first, end) of one
         page.
         """
         vector_bytes = 32 if integer else 64
-        parts = head_dim // 16
+        parts = value_dim // 16
         wide = parts // _WIDTH * _WIDTH
         for part in range(0, wide, _WIDTH):
             behind = ahead + part * PAGE_TOKENS // 2 * vector_bytes if ahead else 0
             wide_rows(
-                weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer, behind
+                weights, values + part * vector_bytes, out + part * 64, first, end, value_dim, integer, behind
             )
         for part in range(wide, parts):
             behind = ahead + part * PAGE_TOKENS // 2 * vector_bytes if ahead else 0
             narrow_rows(
-                weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer, behind
+                weights, values + part * vector_bytes, out + part * 64, first, end, value_dim, integer, behind
             )
 
     return score_rows, value_rows
@@ -179,21 +179,21 @@ def _score(
     scores: int,
     first_block: int,
     end_block: int,
-    head_dim: int,
+    key_dim: int,
     integer: int,
     scales: int,
     ahead: int,
 ) -> None:
     if left == 1:
-        _score_one(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
+        _score_one(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
     elif left == 2:
-        _score_two(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
+        _score_two(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
     elif left == 3:
-        _score_three(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
+        _score_three(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
     elif left == 4:
-        _score_four(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
+        _score_four(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
     else:
-        _score_tall(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
+        _score_tall(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
 
 
 @kernel
@@ -204,20 +204,20 @@ def _value(
     out: int,
     first: int,
     end: int,
-    head_dim: int,
+    value_dim: int,
     integer: int,
     ahead: int,
 ) -> None:
     if left == 1:
-        _value_one(weights, values, out, first, end, head_dim, integer, ahead)
+        _value_one(weights, values, out, first, end, value_dim, integer, ahead)
     elif left == 2:
-        _value_two(weights, values, out, first, end, head_dim, integer, ahead)
+        _value_two(weights, values, out, first, end, value_dim, integer, ahead)
     elif left == 3:
-        _value_three(weights, values, out, first, end, head_dim, integer, ahead)
+        _value_three(weights, values, out, first, end, value_dim, integer, ahead)
     elif left == 4:
-        _value_four(weights, values, out, first, end, head_dim, integer, ahead)
+        _value_four(weights, values, out, first, end, value_dim, integer, ahead)
     else:
-        _value_tall(weights, values, out, first, end, head_dim, integer, ahead)
+        _value_tall(weights, values, out, first, end, value_dim, integer, ahead)
 
 
 @kernel
@@ -265,39 +265,39 @@ def _scale_weights(weights: int, scales: int, first: int, end: int) -> None:
 
 
 @kernel
-def fold_partial(state: int, partial: int, head_dim: int) -> None:
+def fold_partial(state: int, partial: int, value_dim: int) -> None:
     """Fold one chunk's partial into a row's state; both are laid out as states.
 
     A partial that saw no key leaves the state as it is.
     """
-    other = load_scalar_f32(partial + head_dim * 4)
+    other = load_scalar_f32(partial + value_dim * 4)
     if other == _NEGATIVE_INFINITY:
         return
-    maximum = load_scalar_f32(state + head_dim * 4)
+    maximum = load_scalar_f32(state + value_dim * 4)
     larger = other if other > maximum else maximum
     keep = exponential(splat(maximum - larger))
     add = exponential(splat(other - larger))
     if maximum == _NEGATIVE_INFINITY:
         keep = splat(np.float32(0))
-    for part in range(head_dim // 16):
+    for part in range(value_dim // 16):
         at = part * 64
         store_f32(state + at, fma(load_f32(partial + at), add, load_f32(state + at) * keep))
     total = fma(
-        splat(load_scalar_f32(partial + head_dim * 4 + 4)),
+        splat(load_scalar_f32(partial + value_dim * 4 + 4)),
         add,
-        splat(load_scalar_f32(state + head_dim * 4 + 4)) * keep,
+        splat(load_scalar_f32(state + value_dim * 4 + 4)) * keep,
     )
-    store_scalar_f32(state + head_dim * 4, larger)
-    store_scalar_f32(state + head_dim * 4 + 4, reduce_max(total))
+    store_scalar_f32(state + value_dim * 4, larger)
+    store_scalar_f32(state + value_dim * 4 + 4, reduce_max(total))
 
 
 @kernel
-def reset_state(state: int, head_dim: int) -> None:
+def reset_state(state: int, value_dim: int) -> None:
     """An empty state: nothing seen."""
-    for part in range(head_dim // 16):
+    for part in range(value_dim // 16):
         store_f32(state + part * 64, splat(np.float32(0)))
-    store_scalar_f32(state + head_dim * 4, _NEGATIVE_INFINITY)
-    store_scalar_f32(state + head_dim * 4 + 4, np.float32(0))
+    store_scalar_f32(state + value_dim * 4, _NEGATIVE_INFINITY)
+    store_scalar_f32(state + value_dim * 4 + 4, np.float32(0))
 
 
 @kernel
@@ -320,18 +320,19 @@ def attend_chunk(
     pages: int,
     cache: int,
     page_bytes: int,
-    head_dim: int,
+    key_dim: int,
+    value_dim: int,
     integer: int,
     scores: int,
     partials: int,
 ) -> None:
     """Partials of `rows` rows for one chunk of keys.
 
-    `queries`: bfloat16 [rows, head_dim], already scaled; `positions`: int64 [rows]; a row at position p sees
+    `queries`: bfloat16 [rows, key_dim], already scaled; `positions`: int64 [rows]; a row at position p sees
     keys max(0, p - window + 1) .. p (window 0: all). `low` and `high` bound the keys any row sees. `cache` is
     the address of the head's part of page 0, `pages` the int64 page numbers of the sequence. `scores`:
-    float32 [rows, CHUNK], scratch; `partials`: float32 [rows, head_dim + STATE_EXTRA]. Scratch has room for a
-    whole tile past the last row.
+    float32 [rows, CHUNK], scratch; `partials`: float32 [rows, value_dim + STATE_EXTRA]. Scratch has room for
+    a whole tile past the last row.
     """
     start = chunk * CHUNK
     first = low - start if low > start else 0
@@ -339,8 +340,9 @@ def attend_chunk(
     first16 = first // 16 * 16
     end16 = (end + 15) // 16 * 16
     element = 1 if integer else 2
-    values_offset = PAGE_TOKENS * head_dim * element
-    state_bytes = (head_dim + STATE_EXTRA) * 4
+    values_offset = PAGE_TOKENS * key_dim * element
+    scales_offset = PAGE_TOKENS * (key_dim + value_dim) * element
+    state_bytes = (value_dim + STATE_EXTRA) * 4
     first_page = load_scalar_i64(pages + (start + first16) // PAGE_TOKENS * 8)
     first_values = cache + first_page * page_bytes + values_offset
     for half in range(CHUNK // PAGE_TOKENS):
@@ -354,9 +356,9 @@ def attend_chunk(
             ahead = cache + following * page_bytes if following >= 0 else first_values
             for row in range(0, rows, _TALLEST):
                 _score(
-                    rows - row, queries + row * head_dim * 2, keys,
-                    scores + (row * CHUNK + half * PAGE_TOKENS) * 4, b0, b1, head_dim, integer,
-                    keys + 2 * values_offset, ahead if row == 0 else 0,
+                    rows - row, queries + row * key_dim * 2, keys,
+                    scores + (row * CHUNK + half * PAGE_TOKENS) * 4, b0, b1, key_dim, integer,
+                    keys + scales_offset, ahead if row == 0 else 0,
                 )  # fmt: skip
     for row in range(rows):
         position = load_scalar_i64(positions + row * 8)
@@ -364,8 +366,8 @@ def attend_chunk(
         s = scores + row * CHUNK * 4
         maximum, total = _softmax_row(s, first16, end16, row_low - start, position + 1 - start)
         state = partials + row * state_bytes
-        store_scalar_f32(state + head_dim * 4, maximum)
-        store_scalar_f32(state + head_dim * 4 + 4, total)
+        store_scalar_f32(state + value_dim * 4, maximum)
+        store_scalar_f32(state + value_dim * 4 + 4, total)
         if maximum == _NEGATIVE_INFINITY:
             for at in range(first16, end16, 16):
                 store_f32(s + at * 4, splat(np.float32(0)))
@@ -375,10 +377,10 @@ def attend_chunk(
                 b = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS)
                 if b > a:
                     page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
-                    scales = cache + page * page_bytes + 2 * values_offset + PAGE_TOKENS * 4
+                    scales = cache + page * page_bytes + scales_offset + PAGE_TOKENS * 4
                     _scale_weights(s + half * PAGE_TOKENS * 4, scales, a, b)
         _pack_weights(s, first16, end16)
-        for part in range(head_dim // 16):
+        for part in range(value_dim // 16):
             store_f32(state + part * 64, splat(np.float32(0)))
     for half in range(CHUNK // PAGE_TOKENS):
         a = max(first - half * PAGE_TOKENS, 0)
@@ -388,19 +390,20 @@ def attend_chunk(
             values = cache + page * page_bytes + values_offset
             # Behind the last values: the next head's keys, which lie behind this one's values.
             following = _page_after(pages, chunk, half, end16)
-            ahead = cache + following * page_bytes if following >= 0 else first_values
-            ahead += values_offset
+            ahead = first_values + scales_offset - values_offset
+            if following >= 0:
+                ahead = cache + following * page_bytes + values_offset
             for row in range(0, rows, _TALLEST):
                 _value(
                     rows - row, scores + row * CHUNK * 4 + half * PAGE_TOKENS * 2, values,
-                    partials + row * state_bytes, a // 2, (b + 1) // 2, head_dim, integer,
+                    partials + row * state_bytes, a // 2, (b + 1) // 2, value_dim, integer,
                     ahead if row == 0 else 0,
                 )  # fmt: skip
 
 
 @kernel
-def finish_state(state: int, out: int, head_dim: int) -> None:
+def finish_state(state: int, out: int, value_dim: int) -> None:
     """out = values / sum of exponentials."""
-    inverse = splat(np.float32(1) / load_scalar_f32(state + head_dim * 4 + 4))
-    for part in range(head_dim // 16):
+    inverse = splat(np.float32(1) / load_scalar_f32(state + value_dim * 4 + 4))
+    for part in range(value_dim // 16):
         store_f32(out + part * 64, load_f32(state + part * 64) * inverse)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from sampan.kernels.experts import combine, dispatch, expert_down, expert_gate_up, gather
 from sampan.kernels.jit import inlined_kernel, kernel
+from sampan.kernels.latent import head_matmul, latent_store, quantize
 from sampan.kernels.layout import (
     ATTENTION,
     ATTENTION_FINISH,
@@ -31,6 +32,9 @@ from sampan.kernels.layout import (
     GATE_UP,
     GATE_UP_SLICE,
     GATHER,
+    HEAD_BLOCKS,
+    HEAD_MATMUL,
+    LATENT_STORE,
     MATMUL,
     MATMUL_SLICE,
     MAX_REGIONS,
@@ -43,6 +47,7 @@ from sampan.kernels.layout import (
     OP_WORDS,
     OPS,
     PHASE,
+    QUANTIZE,
     REGION_WORDS,
     RING,
     RING_DONE,
@@ -117,6 +122,10 @@ def op_units(op: int, step: int) -> int:
         for i in range(load_word(op, SEGMENT_COUNT)):
             blocks += (load_word(op, SEGMENTS + i * SEGMENT_WORDS + SEGMENT_BLOCKS) + 1) // 2
         return blocks * ((rows + MATMUL_SLICE - 1) // MATMUL_SLICE)
+    if code == HEAD_MATMUL:
+        head_blocks = load_word(op, HEAD_BLOCKS)
+        heads = load_word(op, SEGMENTS + SEGMENT_BLOCKS) // head_blocks
+        return heads * ((head_blocks + 1) // 2) * ((rows + MATMUL_SLICE - 1) // MATMUL_SLICE)
     if code == GATE_UP:
         return load_word(op, SEGMENTS + SEGMENT_BLOCKS) // 2 * ((rows + GATE_UP_SLICE - 1) // GATE_UP_SLICE)
     if code == ROUTER_LOGITS:
@@ -140,7 +149,7 @@ def largest_take(op: int, step: int) -> int:
         return 1
     if code == EXPERT_GATE_UP_OP or code == EXPERT_DOWN_OP:  # noqa: SIM109
         return _TAKE_EXPERT_UNITS
-    if code == MATMUL or code == GATE_UP:  # noqa: SIM109, a tuple would be built at run time
+    if code == MATMUL or code == HEAD_MATMUL or code == GATE_UP:  # noqa: SIM109, a tuple would be built at run time
         rows = load_word(step, load_word(op, OP_COUNT_WORD))
         unit = load_word(op, SEGMENTS + SEGMENT_BLOCK_BYTES) * (4 if code == GATE_UP else 2)
         slice_rows = min(rows, GATE_UP_SLICE if code == GATE_UP else MATMUL_SLICE)
@@ -168,6 +177,12 @@ def run_units(op: int, step: int, first: int, end: int, scratch: int) -> None:
         norm_add(op, first, end)
     elif code == EMBED:
         embed(op, step, first, end)
+    elif code == LATENT_STORE:
+        latent_store(op, step, first, end)
+    elif code == HEAD_MATMUL:
+        head_matmul(op, step, first, end)
+    elif code == QUANTIZE:
+        quantize(op, first, end)
     elif code == ROUTER_LOGITS:
         router_logits(op, step, first, end)
     elif code == ROUTE:

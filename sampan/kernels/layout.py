@@ -25,6 +25,9 @@ GATHER = 11
 EXPERT_GATE_UP_OP = 12
 EXPERT_DOWN_OP = 13
 COMBINE = 14
+LATENT_STORE = 15
+HEAD_MATMUL = 16
+QUANTIZE = 17
 
 # --- fields of an op (word index) ---------------------------------------------------------------------------
 
@@ -75,10 +78,12 @@ QUANTIZED_WIDE = 40
 # GATE_UP: float32 per token that its result is multiplied by; 0: none.
 ROW_WEIGHTS = 41
 
-# ROPE_STORE and ATTENTION*
+# ROPE_STORE, LATENT_STORE and ATTENTION*; numbers of a key and of a value. Latent attention has one KV head
+# in the cache; ATTENTION may see groups of its query heads as KV heads that lie 0 bytes apart.
 HEADS = 17
 KV_HEADS = 18
-HEAD_DIM = 19
+KEY_DIM = 19
+VALUE_DIM = 62
 ROTARY = 20
 COSINES = 21
 SINES = 22
@@ -100,6 +105,14 @@ QK_NORM = 33
 QK_NORM_PER_HEAD = 0
 QK_NORM_WIDE = 1
 QK_NORM_AFTER_ROPE = 2
+
+# LATENT_STORE: float32 queries, the parts without position of all heads, then the parts to be rotated.
+QUERIES = 63
+QUERIES_STRIDE = 64
+
+# HEAD_MATMUL: blocks of 16 rows of a head's matrix, and bytes between the outputs of two heads.
+HEAD_BLOCKS = 65
+HEAD_TARGET_BYTES = 66
 
 # Experts. ROUTES: int32 [tokens][ROUTE_WIDTH], -1 where there is none; ROUTE_WEIGHTS: float32 alike.
 EXPERT_COUNT = 42

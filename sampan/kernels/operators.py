@@ -18,7 +18,6 @@ from sampan.kernels.layout import (
     EPSILON,
     FACTOR,
     HEAD_BYTES,
-    HEAD_DIM,
     HEADS,
     INPUT_PLANE,
     INPUT_SCALE_STRIDE,
@@ -28,6 +27,7 @@ from sampan.kernels.layout import (
     INPUT_X,
     INTEGER_CACHE,
     KEY_BIAS,
+    KEY_DIM,
     KEY_NORM,
     KV_HEADS,
     MATMUL_SLICE,
@@ -77,6 +77,7 @@ from sampan.kernels.layout import (
     TARGET_STRIDE,
     TILE_SLACK,
     VALUE_BIAS,
+    VALUE_DIM,
     WEIGHT,
     WINDOW,
 )
@@ -84,7 +85,7 @@ from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
 from sampan.kernels.quantize import quantize_row
-from sampan.kernels.rope import rotate, store_key, store_value
+from sampan.kernels.rope import next_token_follows, rotate, store_key, store_value
 from sampan.kernels.rows import dequantize_row
 from sampan.kernels.simd import (
     load_f32,
@@ -212,7 +213,7 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
     """Biases, QK norm, rotary embedding; queries scaled in place, keys and values cached. Unit: a token."""
     heads = load_word(op, HEADS)
     kv_heads = load_word(op, KV_HEADS)
-    head_dim = load_word(op, HEAD_DIM)
+    head_dim = load_word(op, KEY_DIM)
     half = load_word(op, ROTARY) // 2
     epsilon = load_scalar_f32(op + EPSILON * 8)
     scale = splat(load_scalar_f32(op + FACTOR * 8))
@@ -238,23 +239,14 @@ def rope_store(op: int, step: int, first: int, end: int) -> None:
                 store_f32(at + part * 64, load_f32(at + part * 64) * scale)
         position = load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8)
         page = load_scalar_i64(load_word(step, STEP_PAGES) + token * 8)
-        partner = token + 1 < load_word(step, load_word(op, OP_COUNT_WORD)) and (
-            load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8 + 8) == position + 1
-            and load_scalar_i64(load_word(step, STEP_PAGES) + token * 8 + 8) == page
-        )
+        clear = 1 - next_token_follows(op, step, token)
         for head in range(kv_heads):
             at = keys + head * head_dim * 4
             _rotate_head(at, cosines, sines, half, load_word(op, KEY_NORM), kind, head_dim, epsilon)
             base = load_word(op, CACHE) + page * load_word(op, PAGE_BYTES) + head * load_word(op, HEAD_BYTES)
-            store_key(at, base, position % PAGE_TOKENS, head_dim, integer)
-            store_value(
-                values + head * head_dim * 4,
-                base,
-                position % PAGE_TOKENS,
-                head_dim,
-                integer,
-                0 if partner else 1,
-            )
+            store_key(at, base, position % PAGE_TOKENS, head_dim, head_dim, integer)
+            at = values + head * head_dim * 4
+            store_value(at, base, position % PAGE_TOKENS, head_dim, head_dim, integer, clear)
 
 
 @kernel
@@ -297,13 +289,14 @@ def attention_units(op: int, step: int) -> int:
 def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
     heads = load_word(op, HEADS)
     kv_heads = load_word(op, KV_HEADS)
-    head_dim = load_word(op, HEAD_DIM)
+    key_dim = load_word(op, KEY_DIM)
+    value_dim = load_word(op, VALUE_DIM)
     group = heads // kv_heads
     window = load_word(op, WINDOW)
-    state_bytes = (head_dim + STATE_EXTRA) * 4
+    state_bytes = (value_dim + STATE_EXTRA) * 4
     limit = max(ATTENTION_ROWS // group, 1) * group + TILE_SLACK
     queries = scratch
-    scores = queries + limit * head_dim * 4
+    scores = queries + limit * key_dim * 4
     partials = scores + limit * CHUNK * 4
     states = partials + limit * state_bytes
     positions = states + limit * state_bytes
@@ -318,11 +311,11 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
         source = load_word(op, SOURCE) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(
             op, SOURCE_STRIDE
         )
-        source += (kv_head * group + row % group) * head_dim * 4
-        for part in range(head_dim // 16):
-            store_bf16(queries + (row * head_dim + part * 16) * 2, load_f32(source + part * 64))
+        source += (kv_head * group + row % group) * key_dim * 4
+        for part in range(key_dim // 16):
+            store_bf16(queries + (row * key_dim + part * 16) * 2, load_f32(source + part * 64))
         store_scalar_i64(positions + row * 8, start + row // group)
-        reset_state(states + row * state_bytes, head_dim)
+        reset_state(states + row * state_bytes, value_dim)
     low = first_visible(start, window)
     high = start + count
     cache = load_word(op, CACHE) + kv_head * load_word(op, HEAD_BYTES)
@@ -336,16 +329,16 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
     for chunk in range(first_chunk, end_chunk):
         attend_chunk(
             queries, rows, positions, window, chunk, low, high, load_word(span, SPAN_PAGES), cache,
-            load_word(op, PAGE_BYTES), head_dim, load_word(op, INTEGER_CACHE), scores, target,
+            load_word(op, PAGE_BYTES), key_dim, value_dim, load_word(op, INTEGER_CACHE), scores, target,
         )  # fmt: skip
         if not split:
             for row in range(rows):
-                fold_partial(states + row * state_bytes, partials + row * state_bytes, head_dim)
+                fold_partial(states + row * state_bytes, partials + row * state_bytes, value_dim)
     if split:
         target = load_word(op, PARTIALS) + load_word(span, SPAN_SLOT) * load_word(op, PARTIAL_SLOT_BYTES)
         target += (unit // kv_heads * heads + kv_head * group) * state_bytes
         for row in range(rows):
-            for part in range(head_dim // 16 + 1):
+            for part in range(value_dim // 16 + 1):
                 at = row * state_bytes + part * 64
                 store_f32(target + at, load_f32(partials + at))
         return
@@ -354,7 +347,7 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
             op, TARGET_STRIDE
         )
         finish_state(
-            states + row * state_bytes, target + (kv_head * group + row % group) * head_dim * 4, head_dim
+            states + row * state_bytes, target + (kv_head * group + row % group) * value_dim * 4, value_dim
         )
 
 
@@ -374,8 +367,8 @@ def attention(op: int, step: int, first: int, end: int, scratch: int) -> None:
 def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> None:
     """Fold split partials, then quantize the token's attention output. Unit: a token."""
     heads = load_word(op, HEADS)
-    head_dim = load_word(op, HEAD_DIM)
-    state_bytes = (head_dim + STATE_EXTRA) * 4
+    value_dim = load_word(op, VALUE_DIM)
+    state_bytes = (value_dim + STATE_EXTRA) * 4
     for token in range(first, end):
         out = load_word(op, TARGET) + token * load_word(op, TARGET_STRIDE)
         slot = load_scalar_i64(load_word(step, STEP_SLOTS) + token * 8)
@@ -383,13 +376,13 @@ def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> 
             position = load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8)
             partials = load_word(op, PARTIALS) + slot * load_word(op, PARTIAL_SLOT_BYTES)
             for head in range(heads):
-                reset_state(scratch, head_dim)
+                reset_state(scratch, value_dim)
                 for chunk in range(chunk_count(position, load_word(op, WINDOW))):
-                    fold_partial(scratch, partials + (chunk * heads + head) * state_bytes, head_dim)
-                finish_state(scratch, out + head * head_dim * 4, head_dim)
+                    fold_partial(scratch, partials + (chunk * heads + head) * state_bytes, value_dim)
+                finish_state(scratch, out + head * value_dim * 4, value_dim)
         quantize_row(
             out,
-            heads * head_dim,
+            heads * value_dim,
             load_word(op, QUANTIZED_X) + token * load_word(op, QUANTIZED_STRIDE),
             load_word(op, QUANTIZED_SCALES) + token * load_word(op, QUANTIZED_SCALE_STRIDE),
             load_word(op, QUANTIZED_PLANE),

@@ -111,3 +111,35 @@ def combine(outputs: Array, rows: list[tuple[int, int, int]], base: Array, facto
     for row, (_, token, _) in enumerate(rows):
         total[token] += outputs[row]
     return base.astype(np.float64) + factor * total
+
+
+def head_matmul(x: Array, matrices: Array) -> Array:
+    """[tokens, heads, rows]: [tokens, heads * columns] by each head's matrix, [heads, rows, columns]."""
+    heads = x.reshape(len(x), matrices.shape[0], -1)
+    return np.asarray(np.einsum("thc,hrc->thr", heads.astype(np.float64), matrices.astype(np.float64)))
+
+
+def latent_attention(
+    plain: Array,
+    rotated: Array,
+    latents: Array,
+    shared_keys: Array,
+    key_up: Array,
+    value_up: Array,
+) -> Array:
+    """Causal attention whose keys and values are spelled out for every head (arXiv:2405.04434, section 2.1).
+
+    Queries come in two parts, [tokens, heads, plain] and [tokens, heads, rotated], rotated and scaled; so do
+    keys: `latents` [tokens, latent] and `shared_keys` [tokens, rotated]. `key_up` [heads, latent, plain],
+    `value_up` [heads, value, latent]. Returns [tokens, heads, value].
+    """
+    keys = np.einsum("tl,hlp->thp", latents.astype(np.float64), key_up.astype(np.float64))
+    shared = np.repeat(shared_keys[:, None], key_up.shape[0], axis=1)
+    values = np.einsum("tl,hvl->thv", latents.astype(np.float64), value_up.astype(np.float64))
+    return attention(
+        np.concatenate([plain, rotated], axis=2),
+        np.concatenate([keys, shared], axis=2),
+        values,
+        np.arange(len(latents)),
+        0,
+    )

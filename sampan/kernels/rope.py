@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 
 from sampan.kernels.jit import kernel
-from sampan.kernels.layout import PAGE_TOKENS
+from sampan.kernels.layout import (
+    OP_COUNT_WORD,
+    PAGE_TOKENS,
+    STEP_PAGES,
+    STEP_POSITIONS,
+)
 from sampan.kernels.simd import (
     load_f32,
     load_scalar_f32,
+    load_scalar_i64,
+    load_word,
     reduce_max,
     round_to_even,
     splat,
@@ -47,6 +54,23 @@ def rotate(head: int, cosines: int, sines: int, half: int) -> None:
 
 
 @kernel
+def next_token_follows(op: int, step: int, token: int) -> int:
+    """Whether the step's next token has the next position of the same page."""
+    following = token + 1
+    return (
+        1
+        if (
+            following < load_word(step, load_word(op, OP_COUNT_WORD))
+            and load_scalar_i64(load_word(step, STEP_POSITIONS) + following * 8)
+            == load_scalar_i64(load_word(step, STEP_POSITIONS) + token * 8) + 1
+            and load_scalar_i64(load_word(step, STEP_PAGES) + following * 8)
+            == load_scalar_i64(load_word(step, STEP_PAGES) + token * 8)
+        )
+        else 0
+    )
+
+
+@kernel
 def _largest(source: int, count: int) -> np.float32:
     largest = splat(np.float32(0))
     for i in range(count // 16):
@@ -65,25 +89,28 @@ def _to_int8(value: Any) -> Any:
 
 
 @kernel
-def store_key(source: int, base: int, slot: int, head_dim: int, integer: int) -> None:
+def store_key(source: int, base: int, slot: int, key_dim: int, value_dim: int, integer: int) -> None:
     """One head's key to position `slot` of a page; see cache/layout.py."""
     block = slot // 16
     lane = slot % 16
     if integer:
-        largest = _largest(source, head_dim)
+        largest = _largest(source, key_dim)
         factor = splat(_int8_factor(largest))
-        keys = base + block * head_dim * 16 + lane * 2
-        for i in range(head_dim // 16):
+        keys = base + block * key_dim * 16 + lane * 2
+        for i in range(key_dim // 16):
             store_pairs_i8(keys + i * 256, 32, _to_int8(load_f32(source + i * 64) * factor))
-        store_scalar_f32(base + 2 * PAGE_TOKENS * head_dim + slot * 4, largest * np.float32(1.0 / 127.0))
+        scales = base + PAGE_TOKENS * (key_dim + value_dim)
+        store_scalar_f32(scales + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
-        keys = base + block * head_dim * 32 + lane * 4
-        for i in range(head_dim // 16):
+        keys = base + block * key_dim * 32 + lane * 4
+        for i in range(key_dim // 16):
             store_pairs_bf16(keys + i * 512, 64, load_f32(source + i * 64))
 
 
 @kernel
-def store_value(source: int, base: int, slot: int, head_dim: int, integer: int, clear: int) -> None:
+def store_value(
+    source: int, base: int, slot: int, key_dim: int, value_dim: int, integer: int, clear: int
+) -> None:
     """One head's value to position `slot` of a page; see cache/layout.py.
 
     `clear`: an even position also clears the odd one that it shares words with, so that no old number is ever
@@ -92,18 +119,18 @@ def store_value(source: int, base: int, slot: int, head_dim: int, integer: int, 
     clear = clear if slot % 2 == 0 else 0
     zero = splat(np.float32(0))
     if integer:
-        largest = _largest(source, head_dim)
+        largest = _largest(source, value_dim)
         factor = splat(_int8_factor(largest))
-        values = base + PAGE_TOKENS * head_dim + slot // 2 * head_dim * 2 + slot % 2
-        for i in range(head_dim // 16):
+        values = base + PAGE_TOKENS * key_dim + slot // 2 * value_dim * 2 + slot % 2
+        for i in range(value_dim // 16):
             store_lanes_i8(values + i * 32, 2, _to_int8(load_f32(source + i * 64) * factor))
             if clear:
                 store_lanes_i8(values + i * 32 + 1, 2, zero)
-        scales = base + 2 * PAGE_TOKENS * head_dim + PAGE_TOKENS * 4
+        scales = base + PAGE_TOKENS * (key_dim + value_dim) + PAGE_TOKENS * 4
         store_scalar_f32(scales + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
-        values = base + PAGE_TOKENS * head_dim * 2 + slot // 2 * head_dim * 4 + slot % 2 * 2
-        for i in range(head_dim // 16):
+        values = base + PAGE_TOKENS * key_dim * 2 + slot // 2 * value_dim * 4 + slot % 2 * 2
+        for i in range(value_dim // 16):
             store_lanes_bf16(values + i * 64, 4, load_f32(source + i * 64))
             if clear:
                 store_lanes_bf16(values + i * 64 + 2, 4, zero)

@@ -29,7 +29,7 @@ def decode_bytes(
         else:
             weights += size
     weights += 4 * sum(pack_layout(config).vectors.values())
-    layout = KeyValueLayout(config.layer_count, config.kv_head_count, config.head_dim, kv_dtype)
+    layout = KeyValueLayout.of(config, kv_dtype)
     per_position = layout.token_bytes / config.layer_count
     return weights + per_position * _visible_positions(config, context)
 
@@ -46,7 +46,7 @@ def prefill_ops(config: ModelConfig, tokens: int, experts_per_token: float | Non
         if name.startswith("layers.")
     )
     head = config.vocab_size * config.hidden_size / tokens
-    scores_and_values = 2 * config.head_count * config.head_dim
+    scores_and_values = config.head_count * (config.cached_key_dim + config.cached_value_dim)
     return 2 * (matrices + head + scores_and_values * _visible_positions(config, (tokens + 1) / 2))
 
 

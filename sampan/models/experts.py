@@ -8,7 +8,7 @@ from sampan.config import MAXIMUM_EXPERTS, ModelConfig, RouterScoring
 from sampan.models.family import MAXIMUM_LAYERS, MAXIMUM_WIDTH
 from sampan.models.fields import Fields
 
-_SCALES = (1e-6, 1e6)
+SCALES = (1e-6, 1e6)
 _SHARED = 64
 
 # Of training only.
@@ -52,7 +52,7 @@ def deepseek_router(fields: Fields, config: ModelConfig, *, normalize: bool, sca
         router_scoring="sigmoid",
         router_bias=True,
         router_normalize=fields.boolean("norm_topk_prob", default=normalize),
-        router_scale=fields.number("routed_scaling_factor", *_SCALES, default=scale),
+        router_scale=fields.number("routed_scaling_factor", *SCALES, default=scale),
         expert_groups=fields.integer("n_group", 1, MAXIMUM_EXPERTS, default=1),
         expert_groups_used=fields.integer("topk_group", 1, MAXIMUM_EXPERTS, default=1),
         group_score="top2_sum",
@@ -90,7 +90,7 @@ def gguf_experts(
             router_scoring=codes.get(code, scoring),
             router_bias=bias,
             router_normalize=fields.boolean("expert_weights_norm", default=normalize),
-            router_scale=fields.number("expert_weights_scale", 0.0, _SCALES[1], default=1.0) or 1.0,
+            router_scale=fields.number("expert_weights_scale", 0.0, SCALES[1], default=1.0) or 1.0,
             expert_groups=fields.integer("expert_group_count", 0, MAXIMUM_EXPERTS, default=1) or 1,
             expert_groups_used=fields.integer("expert_group_used_count", 0, MAXIMUM_EXPERTS, default=1) or 1,
         )

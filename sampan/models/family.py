@@ -111,6 +111,7 @@ def huggingface_base(
     defaults: Mapping[str, int | float] = MappingProxyType({}),
     tied: bool = False,
     own_rope: bool = False,
+    own_head_dim: int | None = None,
     partial_rotary: float | None = None,
 ) -> ModelConfig:
     """A plain decoder with full attention from config.json; the family replaces what differs.
@@ -118,8 +119,8 @@ def huggingface_base(
     `defaults`: values of keys that the family's own configuration class fills in; a key without one is
     required.
     `tied`: the default of tie_word_embeddings. `own_rope`: the family reads its ropes itself; a placeholder
-    of base 10,000 stands in. `partial_rotary`: the default of partial_rotary_factor, for families that have
-    it.
+    of base 10,000 stands in. `own_head_dim`: the head size, where the family has other keys for it.
+    `partial_rotary`: the default of partial_rotary_factor, for families that have it.
     """
 
     def integer(key: str, maximum: int, default: int | None = None) -> int:
@@ -137,7 +138,7 @@ def huggingface_base(
     hidden = integer("hidden_size", MAXIMUM_WIDTH)
     heads = integer("num_attention_heads", MAXIMUM_HEADS)
     layers = integer("num_hidden_layers", MAXIMUM_LAYERS)
-    head_dim = integer(
+    head_dim = own_head_dim or integer(
         "head_dim", MAXIMUM_HEAD_DIM, _even_split(fields, "hidden_size", hidden, heads, defaults)
     )
     context = integer("max_position_embeddings", MAXIMUM_CONTEXT)
@@ -178,6 +179,7 @@ def gguf_base(
     family: str,
     *,
     own_rope: bool = False,
+    own_head_dim: int | None = None,
     partial_rotary: bool = False,
     experts: bool = False,
     draft_layers: bool = False,
@@ -185,6 +187,7 @@ def gguf_base(
     """A plain decoder with full attention from a GGUF header; the family replaces what differs.
 
     The vocabulary size is the embedding's row count; embeddings are tied when there is no `output.weight`.
+    `own_head_dim`: the head size, where the family has other keys for it.
     `partial_rotary`: fewer dimensions than a head's may be rotated. `experts`: the family reads the keys of a
     mixture of experts itself. `draft_layers`: block_count counts layers that predict further tokens.
     """
@@ -195,13 +198,14 @@ def gguf_base(
     drafts = draft_layer_count(fields, True) if draft_layers else 0
     hidden = fields.integer("embedding_length", 1, MAXIMUM_WIDTH)
     heads = fields.integer("attention.head_count", 1, MAXIMUM_HEADS)
-    head_dim = fields.integer(
+    head_dim = own_head_dim or fields.integer(
         "attention.key_length",
         1,
         MAXIMUM_HEAD_DIM,
         default=_even_split(fields, "embedding_length", hidden, heads, {}),
     )
-    fields.only("attention.value_length", head_dim)
+    if own_head_dim is None:
+        fields.only("attention.value_length", head_dim)
     context = fields.integer("context_length", 1, MAXIMUM_CONTEXT)
     embedding = source.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:

@@ -25,7 +25,9 @@ from sampan.models.op_table import (
     quantized_output,
     segments,
 )
+from sampan.models.program_attention import AttentionOps
 from sampan.models.program_experts import ExpertOps
+from sampan.models.program_latent import LatentOps, head_groups
 from sampan.weights.pack import Pack
 
 # Sequences whose attention over one new token is split over threads by chunks of keys. With more sequences
@@ -96,9 +98,10 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
 
 
 def _scratch_bytes(config: ModelConfig) -> int:
-    group = config.head_count // config.kv_head_count
+    group = config.head_count // head_groups(config)
     rows = max(k.ATTENTION_ROWS // group, 1) * group + k.TILE_SLACK
-    attention = rows * (config.head_dim + k.ATTENTION_CHUNK + 2 * (config.head_dim + k.STATE_EXTRA) + 2) * 4
+    state = config.cached_value_dim + k.STATE_EXTRA
+    attention = rows * (config.cached_key_dim + k.ATTENTION_CHUNK + 2 * state + 2) * 4
     gate_up = (k.GATE_UP_SLICE + k.TILE_SLACK) * k.GATE_UP_STRIDE
     # Scores, selection scores and what groups or chosen experts are worth.
     router = 3 * (config.expert_count + 16) * 4
@@ -113,9 +116,12 @@ def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
         (config.head_count + 2 * config.kv_head_count) * config.head_dim + 2 * BLOCK_ROWS,
         2 * config.intermediate_size,
         2 * config.shared_intermediate_size,
+        config.query_latent_size + config.latent_size + config.head_dim + 3 * BLOCK_ROWS,
+        # A head's odd block at the end has a unit of its own.
+        config.head_count * (max(config.latent_size, config.value_dim) + BLOCK_ROWS),
     )
     matrices = -(-widest // (2 * BLOCK_ROWS)) * -(-rows // k.MATMUL_SLICE)
-    attention = config.kv_head_count * (rows + PARTIAL_SLOTS * (context // k.ATTENTION_CHUNK + 2))
+    attention = head_groups(config) * (rows + PARTIAL_SLOTS * (context // k.ATTENTION_CHUNK + 2))
     expert_rows = rows * most
     runs = min(config.expert_count, expert_rows) + expert_rows // k.GATE_UP_SLICE
     experts = max(config.hidden_size, config.expert_intermediate_size) // (2 * BLOCK_ROWS) * runs
@@ -124,6 +130,11 @@ def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
 
 
 def _check(config: ModelConfig, rows: int, context: int, most: int) -> None:
+    if config.latent_size and (config.value_dim % 16 or config.cached_key_dim % 16):
+        raise UnsupportedError(
+            f"latent attention with values of {config.value_dim} and rotated keys of"
+            f" {config.ropes[0].dimensions} dimensions; the kernels need multiples of 16"
+        )
     if config.head_dim % 16 or any(rope.dimensions > config.head_dim for rope in config.ropes):
         raise UnsupportedError(
             f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
@@ -145,7 +156,8 @@ def build_program(
     context: int,
     max_experts: int = 0,
 ) -> Program:
-    """The Program of a decoder (pre-norm, GQA, gated MLP or experts; Gemma 3's sandwich norms) over a pack.
+    """The Program of a decoder (pre-norm, GQA or latent attention, gated MLP or experts; Gemma 3's
+    sandwich norms) over a pack.
 
     `rows`: most tokens in one step; `cache_address`: page 0 of the KV cache; `context`: most tokens of a
     sequence; `max_experts`: most experts per token, 0 for as many as the model was trained with.
@@ -156,23 +168,24 @@ def build_program(
     _check(config, rows, context, most)
     b = OpTable(rows)
     step = _new_step(config, rows, rows)
-    query_width = config.head_count * config.head_dim
-    heads_width = query_width + 2 * config.kv_head_count * config.head_dim
 
     hidden = b.floats(config.hidden_size)
     normed = b.both(config.hidden_size)
-    heads = b.floats(heads_width)
-    mixed = b.floats(query_width)
-    mixed_quantized = b.both(query_width)
     widths = {config.intermediate_size, config.shared_intermediate_size} - {0}
     activated = {width: b.both(width) for width in widths}
     experts = ExpertOps(b, pack, hidden, most) if config.sparse_count else None
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)
-    state_bytes = (config.head_dim + k.STATE_EXTRA) * 4
+    state_bytes = (cache.value_dim + k.STATE_EXTRA) * 4
     slot_bytes = (context // k.ATTENTION_CHUNK + 2) * config.head_count * state_bytes
-    partials = b.bytes(PARTIAL_SLOTS * slot_bytes)
+    partials: Words = {k.PARTIALS: b.bytes(PARTIAL_SLOTS * slot_bytes), k.PARTIAL_SLOT_BYTES: slot_bytes}
+    rotations: list[Words] = [
+        {k.ROTARY: rope.dimensions, k.COSINES: cosines.ctypes.data, k.SINES: sines.ctypes.data}
+        for rope, cosines, sines in zip(config.ropes, step.cosines, step.sines, strict=True)
+    ]
+    make_attention = LatentOps if config.latent_size else AttentionOps
+    attention = make_attention(b, pack, cache, cache_address, rotations, partials)
 
     def vector(name: str) -> int:
         return pack.vector(name).ctypes.data
@@ -227,59 +240,14 @@ def build_program(
     }
     b.emit(k.EMBED, words | segments([pack.matrices["embedding"]]))
 
-    qk_norm = k.QK_NORM_PER_HEAD
-    if config.qk_norm_wide or config.qk_norm_after_rope:
-        qk_norm = k.QK_NORM_WIDE if config.qk_norm_wide else k.QK_NORM_AFTER_ROPE
     for layer in range(config.layer_count):
         prefix = f"layers.{layer}"
-        attention = f"{prefix}.attention"
         # Where 8 bits cost most, measured by the divergence of the default model: what attention compares,
         # the first and the last layer, and the logits. Everywhere else 15 bits would only cost time.
         wide = layer in (0, config.layer_count - 1)
         source = norm(f"{prefix}.attention_norm", wide=True)
-        words = {k.TARGET: heads.address, k.TARGET_STRIDE: heads.stride, k.FACTOR: 1.0}
-        projections = [pack.matrices[f"{attention}.{part}"] for part in ("query", "key", "value")]
-        b.emit(k.MATMUL, words | quantized_input(source) | segments(projections))
-        rope = config.layer_ropes[layer]
-        shape: Words = {
-            k.SOURCE: heads.address,
-            k.SOURCE_STRIDE: heads.stride,
-            k.HEADS: config.head_count,
-            k.KV_HEADS: config.kv_head_count,
-            k.HEAD_DIM: config.head_dim,
-            k.CACHE: cache_address + layer * cache.layer_bytes,
-            k.HEAD_BYTES: cache.head_bytes,
-            k.PAGE_BYTES: cache.page_bytes,
-            k.INTEGER_CACHE: int(cache.kind == "int8"),
-            k.WINDOW: config.windows[layer],
-        }
-        biases = [
-            vector(f"{attention}.{part}_bias") if config.attention_bias else 0
-            for part in ("query", "key", "value")
-        ]
-        words = {
-            k.EPSILON: float(config.norm_epsilon),
-            k.FACTOR: float(config.attention_scale),
-            k.ROTARY: config.ropes[rope].dimensions,
-            k.COSINES: step.cosines[rope].ctypes.data,
-            k.SINES: step.sines[rope].ctypes.data,
-            k.QUERY_BIAS: biases[0],
-            k.KEY_BIAS: biases[1],
-            k.VALUE_BIAS: biases[2],
-            k.QK_NORM: qk_norm,
-            k.QUERY_NORM: vector(f"{attention}.query_norm") if config.qk_norm else 0,
-            k.KEY_NORM: vector(f"{attention}.key_norm") if config.qk_norm else 0,
-        }
-        b.emit(k.ROPE_STORE, shape | words)
-        words = {
-            k.TARGET: mixed.address,
-            k.TARGET_STRIDE: mixed.stride,
-            k.PARTIALS: partials,
-            k.PARTIAL_SLOT_BYTES: slot_bytes,
-        }
-        b.emit(k.ATTENTION, shape | words)
-        b.emit(k.ATTENTION_FINISH, shape | words | quantized_output(mixed_quantized[wide]))
-        project(f"{attention}.output", mixed_quantized[wide], f"{prefix}.attention_post_norm")
+        mixed = attention.emit(layer, source, wide)
+        project(f"{prefix}.attention.output", mixed, f"{prefix}.attention_post_norm")
         mlp = f"{prefix}.mlp"
         row_weights = 0
         if experts is not None and config.is_sparse(layer):

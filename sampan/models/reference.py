@@ -25,7 +25,9 @@ Array = npt.NDArray[np.float32]
 
 @dataclass
 class ReferenceCache:
-    """Keys (rotated) and values of the tokens so far: per layer [tokens, kv heads, head size] float32."""
+    """Keys (rotated) and values of the tokens so far: per layer [tokens, kv heads, head size] float32. With
+    latent attention, those of every head.
+    """
 
     keys: list[Array]
     values: list[Array]
@@ -89,10 +91,12 @@ class ReferenceModel:
 
     def new_cache(self) -> ReferenceCache:
         """A cache of no tokens."""
-        shape = (0, self.config.kv_head_count, self.config.head_dim)
-        layers = range(self.config.layer_count)
+        config = self.config
+        heads = config.head_count if config.latent_size else config.kv_head_count
+        layers = range(config.layer_count)
         return ReferenceCache(
-            [np.zeros(shape, np.float32) for _ in layers], [np.zeros(shape, np.float32) for _ in layers]
+            [np.zeros((0, heads, config.head_dim), np.float32) for _ in layers],
+            [np.zeros((0, heads, config.value_dim), np.float32) for _ in layers],
         )
 
     def forward(self, tokens: npt.ArrayLike, cache: ReferenceCache | None = None) -> Array:
@@ -195,6 +199,9 @@ class ReferenceModel:
     ) -> Array:
         config = self.config
         name = f"layers.{layer}.attention."
+        if config.latent_size:
+            new_query, new_key, new_value = self._latent_heads(name, hidden, rotation)
+            return self._attend(layer, new_query, new_key, new_value, positions, cache)
 
         def project(which: str, heads: int) -> Array:
             projected = hidden @ self._matrix(name + which).T
@@ -214,18 +221,53 @@ class ReferenceModel:
             return split
 
         query = project("query", config.head_count)
-        keys = cache.keys[layer] = np.concatenate([cache.keys[layer], project("key", config.kv_head_count)])
-        values = cache.values[layer] = np.concatenate(
-            [cache.values[layer], project("value", config.kv_head_count)]
-        )
+        key, value = project("key", config.kv_head_count), project("value", config.kv_head_count)
+        return self._attend(layer, query, key, value, positions, cache)
+
+    def _latent_heads(self, name: str, hidden: Array, rotation: tuple[Array, Array]) -> tuple[Array, ...]:
+        """Queries, keys and values of every head, spelled out (DeepSeek-V2, arXiv:2405.04434, equations 9 to
+        19 of its appendix C).
+        """
+        config = self.config
+        heads, latent = config.head_count, config.latent_size
+        query_input = hidden
+        if config.query_latent_size:
+            query_latent = hidden @ self._matrix(name + "query_latent").T
+            query_input = self._norm(name + "query_latent_norm", query_latent)
+        plain = (query_input @ self._matrix(name + "query").T).reshape(len(hidden), heads, -1)
+        rotated = (query_input @ self._matrix(name + "query_rope").T).reshape(len(hidden), heads, -1)
+        query = np.concatenate([plain, _rotate(rotated, *rotation)], axis=-1)
+
+        compressed = self._norm(name + "latent_norm", hidden @ self._matrix(name + "latent").T)
+        key_up = self._matrix(name + "key_up").reshape(heads, latent, config.plain_dim)
+        value_up = self._matrix(name + "value_up").reshape(heads, config.value_dim, latent)
+        plain_key = np.einsum("tl,hlp->thp", compressed, key_up)
+        value = np.einsum("tl,hvl->thv", compressed, value_up)
+        shared = _rotate((hidden @ self._matrix(name + "key_rope").T)[:, None], *rotation)
+        key = np.concatenate([plain_key, np.repeat(shared, heads, axis=1)], axis=-1)
+        return query, key, value
+
+    def _attend(
+        self,
+        layer: int,
+        query: Array,
+        key: Array,
+        value: Array,
+        positions: npt.NDArray[np.int64],
+        cache: ReferenceCache,
+    ) -> Array:
+        """Attention over the cache and the new keys and values [tokens, heads, head size], projected."""
+        config = self.config
+        keys = cache.keys[layer] = np.concatenate([cache.keys[layer], key])
+        values = cache.values[layer] = np.concatenate([cache.values[layer], value])
         visible = _visible(positions, len(keys), config.windows[layer])
-        heads = np.empty_like(query)
-        shared = config.head_count // config.kv_head_count
+        heads = np.empty((len(query), config.head_count, values.shape[2]), np.float32)
+        shared = config.head_count // keys.shape[1]
         for head in range(config.head_count):
             scores = (query[:, head] @ keys[:, head // shared].T) * np.float32(config.attention_scale)
             weights = _softmax(np.where(visible, scores, np.float32(-np.inf)))
             heads[:, head] = weights @ values[:, head // shared]
-        return heads.reshape(len(hidden), -1) @ self._matrix(name + "output").T
+        return heads.reshape(len(query), -1) @ self._matrix(f"layers.{layer}.attention.output").T
 
     def _norm(self, name: str, values: Array) -> Array:
         """Root mean square norm over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""

@@ -9,6 +9,7 @@ from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
 from sampan.models import (
     bailing_moe_v2,
+    deepseek,
     ernie4_5_moe,
     gemma3,
     glm4_moe,
@@ -40,6 +41,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     hunyuan_v1_moe.FAMILY,
     minimax_m2.FAMILY,
     bailing_moe_v2.FAMILY,
+    deepseek.FAMILY,
 )
 
 

@@ -32,9 +32,12 @@ def inverse_frequencies(rope: RopeConfig, context: int) -> tuple[npt.NDArray[np.
     return plain, rope.attention_factor
 
 
-def yarn_attention_factor(factor: float) -> float:
-    """YaRN's temperature on attention, on cosine and sine: 0.1 ln(s) + 1 (arXiv:2309.00071, eq. 22)."""
-    return 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
+    """YaRN's temperature on attention, on cosine and sine: 0.1 ln(s) + 1 (arXiv:2309.00071, eq. 22).
+
+    `scale` multiplies the logarithm, as DeepSeek-V2's mscale does.
+    """
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1.0 else 1.0
 
 
 def longrope_attention_factor(stretch: float, original_context: int) -> float:

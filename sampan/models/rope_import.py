@@ -95,6 +95,13 @@ def scaled_rope(parameters: Fields, base: float, dimensions: int, context: int) 
         parameters.only("truncate", True)
         original = parameters.integer("original_max_position_embeddings", 2, MAXIMUM_CONTEXT, default=context)
         factor = parameters.number("factor", 1.0, _FACTOR_RANGE[1])
+        scale = parameters.number("mscale", 0.0, 1e3, default=0.0)
+        whole = parameters.number("mscale_all_dim", 0.0, 1e3, default=0.0)
+        attention_factor = yarn_attention_factor(factor)
+        if scale and whole:
+            attention_factor = yarn_attention_factor(factor, scale) / yarn_attention_factor(factor, whole)
+        elif scale not in (0.0, 1.0):
+            raise parameters.unsupported("mscale", f"is {scale}; without mscale_all_dim only 1 is supported")
         rope = RopeConfig(
             base=base,
             dimensions=dimensions,
@@ -103,9 +110,7 @@ def scaled_rope(parameters: Fields, base: float, dimensions: int, context: int) 
             original_context=original,
             beta_fast=parameters.number("beta_fast", 1e-3, 1e6, default=32.0),
             beta_slow=parameters.number("beta_slow", 1e-3, 1e6, default=1.0),
-            attention_factor=parameters.number(
-                "attention_factor", 1e-3, 1e3, default=yarn_attention_factor(factor)
-            ),
+            attention_factor=parameters.number("attention_factor", 1e-3, 1e3, default=attention_factor),
         )
         context = min(max(context, int(original * factor)), MAXIMUM_CONTEXT)
     elif kind in ("longrope", "su"):

@@ -84,6 +84,35 @@ _HUGGINGFACE_FUSED = {
     "experts.down": "mlp.experts.down_proj",
 }
 
+# Multi-head latent attention; queries may come from a latent vector of their own, and GGUF files have one
+# matrix for the up-projections of keys and values, or two.
+_GGUF_LATENT = {
+    "attention.query_latent": "attn_q_a.weight",
+    "attention.query_latent_norm": "attn_q_a_norm.weight",
+    "attention.latent": "attn_kv_a_mqa.weight",
+    "attention.latent_norm": "attn_kv_a_norm.weight",
+    "attention.key_rope": "attn_kv_a_mqa.weight",
+    "attention.query_rope": "attn_q.weight",
+    "attention.key_up": "attn_k_b.weight",
+    "attention.value_up": "attn_v_b.weight",
+}
+_GGUF_JOINT_UP = {"attention.key_up": "attn_kv_b.weight", "attention.value_up": "attn_kv_b.weight"}
+_GGUF_LATENT_QUERY = {"attention.query": "attn_q_b.weight", "attention.query_rope": "attn_q_b.weight"}
+_HUGGINGFACE_LATENT = {
+    "attention.query_latent": "self_attn.q_a_proj.weight",
+    "attention.query_latent_norm": "self_attn.q_a_layernorm.weight",
+    "attention.latent": "self_attn.kv_a_proj_with_mqa.weight",
+    "attention.latent_norm": "self_attn.kv_a_layernorm.weight",
+    "attention.key_rope": "self_attn.kv_a_proj_with_mqa.weight",
+    "attention.query_rope": "self_attn.q_proj.weight",
+    "attention.key_up": "self_attn.kv_b_proj.weight",
+    "attention.value_up": "self_attn.kv_b_proj.weight",
+}
+_HUGGINGFACE_LATENT_QUERY = {
+    "attention.query": "self_attn.q_b_proj.weight",
+    "attention.query_rope": "self_attn.q_b_proj.weight",
+}
+
 # With norms on both sides of a block, the name post_attention_layernorm means what it says.
 _HUGGINGFACE_SANDWICH = _HUGGINGFACE | {
     "attention_post_norm": "post_attention_layernorm.weight",
@@ -121,10 +150,18 @@ class CheckpointNames:
 def checkpoint_names(source: TensorSource, config: ModelConfig, family: Family) -> CheckpointNames:
     """The names in `source`. FormatError when it has no embedding."""
     if source.kind == "gguf":
-        names = {**_GGUF, **family.gguf_names}
+        latent = _GGUF_LATENT | (_GGUF_LATENT_QUERY if config.query_latent_size else {})
+        if "blk.0." + _GGUF_JOINT_UP["attention.key_up"] in source.tensors:
+            latent |= _GGUF_JOINT_UP
+        names = {**_GGUF, **(latent if config.latent_size else {}), **family.gguf_names}
         found = CheckpointNames(names, "", "blk.", names["output"])
         return _with_fused(found, _GGUF_FUSED, source, config)
-    names = {**(_HUGGINGFACE_SANDWICH if config.sandwich_norms else _HUGGINGFACE), **family.huggingface_names}
+    latent = _HUGGINGFACE_LATENT | (_HUGGINGFACE_LATENT_QUERY if config.query_latent_size else {})
+    names = {
+        **(_HUGGINGFACE_SANDWICH if config.sandwich_norms else _HUGGINGFACE),
+        **(latent if config.latent_size else {}),
+        **family.huggingface_names,
+    }
     for root, output in _HUGGINGFACE_ROOTS:
         if root + names["embedding"] in source.tensors:
             found = CheckpointNames(names, root, root + "layers.", output)

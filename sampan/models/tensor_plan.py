@@ -14,6 +14,7 @@ from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
 from sampan.models.family import Family, draft_layer_count
 from sampan.models.fields import Fields, shown
+from sampan.models.latent_plan import LatentPart, latent_parts
 from sampan.models.plan import PlannedTensor, SourceRows
 from sampan.models.rope_import import gguf_rope_tensors
 from sampan.models.tensor_names import CheckpointNames, checkpoint_names
@@ -71,6 +72,8 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
     wanted = list(_wanted(config))
     places = _places(names.parts, {tensor.part: tensor.shape for tensor in wanted}, config.expert_count)
     permutations = _permutations(source, config, family)
+    joint_up = names.parts.get("attention.key_up") == names.parts.get("attention.value_up")
+    latent = latent_parts(config, joint_up)
     plan = []
     missing = set()
     used = set()
@@ -80,6 +83,9 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
         used.add(name)
         if name not in source.tensors:
             missing.add(name)
+            continue
+        if tensor.part in latent:
+            plan.append(_latent_tensor(source, name, tensor, latent[tensor.part]))
             continue
         _check_shape(source, name, place.shape(tensor.shape))
         is_matrix = len(tensor.shape) == 2 and tensor.part != "router"
@@ -99,6 +105,20 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
         raise FormatError(f"{source.path}: missing tensors {shown(missing)}")
     _refuse_unused(source, config, family, names, used)
     return plan
+
+
+def _latent_tensor(source: TensorSource, name: str, tensor: _Wanted, part: LatentPart) -> PlannedTensor:
+    _check_shape(source, name, part.shape)
+    rows, columns = tensor.shape
+    return PlannedTensor(
+        name=tensor.name,
+        sources=(SourceRows(name),),
+        kind="matrix",
+        rows=rows,
+        columns=columns,
+        row_selection=part.selection,
+        transposed=part.transposed,
+    )
 
 
 def half_split_rows(heads: int, head_dim: int) -> npt.NDArray[np.intp]:

@@ -48,11 +48,14 @@ def pack_layout(config: ModelConfig) -> PackLayout:
 def _add_attention(layout: PackLayout, config: ModelConfig, layer: str) -> None:
     hidden, head_dim = config.hidden_size, config.head_dim
     query, key_value = config.head_count * head_dim, config.kv_head_count * head_dim
-    layout.matrices[layer + "attention.query"] = (query, hidden)
-    layout.matrices[layer + "attention.key"] = (key_value, hidden)
-    layout.matrices[layer + "attention.value"] = (key_value, hidden)
-    layout.matrices[layer + "attention.output"] = (hidden, query)
     vectors = layout.vectors
+    if config.latent_size:
+        _add_latent_projections(layout, config, layer + "attention.")
+    else:
+        layout.matrices[layer + "attention.query"] = (query, hidden)
+        layout.matrices[layer + "attention.key"] = (key_value, hidden)
+        layout.matrices[layer + "attention.value"] = (key_value, hidden)
+    layout.matrices[layer + "attention.output"] = (hidden, config.head_count * config.value_dim)
     vectors[layer + "attention_norm"] = hidden
     vectors[layer + "mlp_norm"] = hidden
     if config.sandwich_norms:
@@ -65,6 +68,22 @@ def _add_attention(layout: PackLayout, config: ModelConfig, layer: str) -> None:
         vectors[layer + "attention.query_bias"] = query
         vectors[layer + "attention.key_bias"] = key_value
         vectors[layer + "attention.value_bias"] = key_value
+
+
+def _add_latent_projections(layout: PackLayout, config: ModelConfig, prefix: str) -> None:
+    hidden, heads, latent = config.hidden_size, config.head_count, config.latent_size
+    rotated = config.ropes[0].dimensions
+    if config.query_latent_size:
+        layout.matrices[prefix + "query_latent"] = (config.query_latent_size, hidden)
+        layout.vectors[prefix + "query_latent_norm"] = config.query_latent_size
+    layout.matrices[prefix + "latent"] = (latent, hidden)
+    layout.vectors[prefix + "latent_norm"] = latent
+    layout.matrices[prefix + "key_rope"] = (rotated, hidden)
+    query_input = config.query_latent_size or hidden
+    layout.matrices[prefix + "query"] = (heads * config.plain_dim, query_input)
+    layout.matrices[prefix + "query_rope"] = (heads * rotated, query_input)
+    layout.matrices[prefix + "key_up"] = (heads * latent, config.plain_dim)
+    layout.matrices[prefix + "value_up"] = (heads * config.value_dim, latent)
 
 
 def _add_experts(layout: PackLayout, config: ModelConfig, layer: str) -> None:

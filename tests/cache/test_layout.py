@@ -11,19 +11,22 @@ from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout
 from sampan.kernels.memory import aligned_zeros
 from sampan.kernels.rope import store_key, store_value
 
-SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 16), st.integers(1, 16).map(lambda n: n * 16))
+WIDTHS = st.integers(1, 16).map(lambda n: n * 16)
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 16), WIDTHS, WIDTHS)
 
 
 @pytest.mark.parametrize(
     ("layout", "token_bytes", "page_bytes"),
     [
         # SmolLM2-135M, worked out by hand: 30 layers * 3 heads * 64 * (key and value) * 2 bytes.
-        (KeyValueLayout(30, 3, 64, "bf16"), 23_040, 1_474_560),
+        (KeyValueLayout(30, 3, 64, 64, "bf16"), 23_040, 1_474_560),
         # In int8 half of that, and two float32 scales per head: 30 * 3 * (64 * 2 + 2 * 4).
-        (KeyValueLayout(30, 3, 64, "int8"), 12_240, 783_360),
-        (KeyValueLayout(1, 1, 16, "bf16"), 64, 4_096),
+        (KeyValueLayout(30, 3, 64, 64, "int8"), 12_240, 783_360),
+        (KeyValueLayout(1, 1, 16, 16, "bf16"), 64, 4_096),
+        # DeepSeek-V3: 61 layers * (512 + 64 of the key, 512 of the value) * 2 bytes.
+        (KeyValueLayout(61, 1, 576, 512, "bf16"), 132_736, 8_495_104),
     ],
-    ids=["smollm2-bf16", "smollm2-int8", "smallest"],
+    ids=["smollm2-bf16", "smollm2-int8", "smallest", "deepseek-v3"],
 )
 def test_sizes(layout: KeyValueLayout, token_bytes: int, page_bytes: int) -> None:
     assert layout.token_bytes == token_bytes
@@ -31,15 +34,15 @@ def test_sizes(layout: KeyValueLayout, token_bytes: int, page_bytes: int) -> Non
 
 
 @given(SHAPES)
-def test_a_page_is_filled_without_gaps(shape: tuple[int, int, int]) -> None:
-    layers, kv_heads, head_dim = shape
+def test_a_page_is_filled_without_gaps(shape: tuple[int, int, int, int]) -> None:
+    layers, kv_heads, key_dim, value_dim = shape
     for kind, element, extra in (("bf16", 2, 0), ("int8", 1, 8)):
         layout = KeyValueLayout(*shape, kind)
-        array = PAGE_TOKENS * head_dim * element
+        keys, values = PAGE_TOKENS * key_dim * element, PAGE_TOKENS * value_dim * element
         assert layout.element_bytes == element
-        assert layout.values_offset == array
-        assert layout.scales_offset == 2 * array
-        assert layout.head_bytes == 2 * array + PAGE_TOKENS * extra
+        assert layout.values_offset == keys
+        assert layout.scales_offset == keys + values
+        assert layout.head_bytes == keys + values + PAGE_TOKENS * extra
         assert layout.layer_bytes == kv_heads * layout.head_bytes
         assert layout.page_bytes == layers * layout.layer_bytes == PAGE_TOKENS * layout.token_bytes
         # Vectors of 64 bytes stay within a cache line.
@@ -48,28 +51,36 @@ def test_a_page_is_filled_without_gaps(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, PAGE_TOKENS - 1), st.sampled_from([16, 48, 64]), st.integers(0, 2**32 - 1))
-def test_kernels_store_where_the_layout_says(kind: str, slot: int, head_dim: int, seed: int) -> None:
+@given(
+    st.integers(0, PAGE_TOKENS - 1),
+    st.sampled_from([(16, 16), (48, 48), (64, 64), (80, 64)]),
+    st.integers(0, 2**32 - 1),
+)
+def test_kernels_store_where_the_layout_says(
+    kind: str, slot: int, widths: tuple[int, int], seed: int
+) -> None:
     """One position's key and value, read back by NumPy; nothing else in the head's part changes."""
-    layout = KeyValueLayout(1, 1, head_dim, "int8" if kind == "int8" else "bf16")
-    vectors = np.random.default_rng(seed).standard_normal((2, head_dim)).astype(np.float32)
+    layout = KeyValueLayout(1, 1, *widths, "int8" if kind == "int8" else "bf16")
+    random = np.random.default_rng(seed)
+    vectors = [random.standard_normal(width).astype(np.float32) for width in widths]
     memory = aligned_zeros(layout.page_bytes)
     memory[:] = 0x55
     element = np.dtype(np.int8 if kind == "int8" else np.uint16)
     integer = int(kind == "int8")
-    store_key(vectors.ctypes.data, memory.ctypes.data, slot, head_dim, integer)
-    store_value(vectors[1:].ctypes.data, memory.ctypes.data, slot, head_dim, integer, 0)
+    store_key(vectors[0].ctypes.data, memory.ctypes.data, slot, *widths, integer)
+    store_value(vectors[1].ctypes.data, memory.ctypes.data, slot, *widths, integer, 0)
 
     keys = memory[: layout.values_offset].view(element)
-    keys = keys.reshape(PAGE_TOKENS // 16, head_dim // 2, 16, 2)
+    keys = keys.reshape(PAGE_TOKENS // 16, widths[0] // 2, 16, 2)
     values = memory[layout.values_offset : layout.scales_offset].view(element)
-    values = values.reshape(PAGE_TOKENS // 2, head_dim, 2)
+    values = values.reshape(PAGE_TOKENS // 2, widths[1], 2)
     stored = [keys[slot // 16, :, slot % 16], values[slot // 2, :, slot % 2]]
     if integer:
         scales = memory[layout.scales_offset :].view(np.float32).reshape(2, PAGE_TOKENS)
-        largest = np.abs(vectors).max(axis=1)
+        largest = np.array([np.abs(vector).max() for vector in vectors])
         np.testing.assert_allclose(scales[:, slot], largest / 127, rtol=1e-6)
-        codes = np.rint(vectors * (np.float32(127) / largest)[:, None])
+        factors = np.float32(127) / largest
+        codes = [np.rint(vector * factor) for vector, factor in zip(vectors, factors, strict=True)]
         for found, expected in zip(stored, codes, strict=True):
             np.testing.assert_array_equal(found.reshape(-1), expected)
         scales[:, slot] = np.frombuffer(b"\x55" * 4, np.float32)

@@ -50,6 +50,20 @@ RICH = replace(
     tied_embeddings=False,
 )
 
+# Latent attention: two groups of heads, an odd number of blocks in each head's matrix of values.
+LATENT = replace(
+    PLAIN,
+    family="deepseek",
+    head_count=20,
+    kv_head_count=1,
+    head_dim=64,
+    ropes=(RopeConfig(10_000.0, 32),),
+    windows=(0, 0),
+    latent_size=96,
+    query_latent_size=128,
+    latent_value_dim=48,
+)
+
 
 def golden_pack(case: str, folder: Path) -> Path:
     """A golden checkpoint as a pack in `folder`."""

@@ -21,7 +21,7 @@ from sampan.engine.span import Span
 from sampan.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.models.reference import ReferenceModel
 from sampan.weights.pack import Pack
-from tests.engine.packs import PLAIN, RICH, divergence, relative_error
+from tests.engine.packs import LATENT, PLAIN, RICH, divergence, relative_error
 from tests.engine.runners import Make
 from tests.engine.schedules import (
     Logits,
@@ -127,8 +127,8 @@ def golden_error_of(
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
 @pytest.mark.parametrize(
     ("config", "form"),
-    [(PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8), (RICH, Q4)],
-    ids=["plain-q4", "plain-q4k", "rich-q8", "rich-q4"],
+    [(PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8), (RICH, Q4), (LATENT, Q8), (LATENT, Q4)],
+    ids=["plain-q4", "plain-q4k", "rich-q8", "rich-q4", "latent-q8", "latent-q4"],
 )
 def test_long_prompts(
     config: ModelConfig, form: MatrixFormat, kind: KeyValueType, make: Make, open_random: OpenRandom

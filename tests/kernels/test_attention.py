@@ -20,13 +20,22 @@ from tests.kernels.buffers import aligned, zeros
 
 @kernel
 def _fill(
-    keys: int, values: int, pages: int, cache: int, page_bytes: int, length: int, head_dim: int, integer: int
+    keys: int,
+    values: int,
+    pages: int,
+    cache: int,
+    page_bytes: int,
+    length: int,
+    key_dim: int,
+    value_dim: int,
+    integer: int,
 ) -> None:
     for position in range(length):
         base = cache + load_word(pages, position // PAGE_TOKENS) * page_bytes
-        store_key(keys + position * head_dim * 4, base, position % PAGE_TOKENS, head_dim, integer)
+        slot = position % PAGE_TOKENS
+        store_key(keys + position * key_dim * 4, base, slot, key_dim, value_dim, integer)
         clear = 1 if position + 1 == length else 0
-        store_value(values + position * head_dim * 4, base, position % PAGE_TOKENS, head_dim, integer, clear)
+        store_value(values + position * value_dim * 4, base, slot, key_dim, value_dim, integer, clear)
 
 
 @kernel
@@ -46,39 +55,48 @@ def _attend(
     pages: int,
     cache: int,
     page_bytes: int,
-    head_dim: int,
+    key_dim: int,
+    value_dim: int,
     integer: int,
     scores: int,
     partials: int,
     states: int,
     out: int,
 ) -> None:
-    state_bytes = (head_dim + STATE_EXTRA) * 4
+    state_bytes = (value_dim + STATE_EXTRA) * 4
     for row in range(rows):
-        reset_state(states + row * state_bytes, head_dim)
+        reset_state(states + row * state_bytes, value_dim)
     for chunk in range(low // CHUNK, (high - 1) // CHUNK + 1):
         attend_chunk(
-            queries, rows, positions, window, chunk, low, high, pages, cache, page_bytes, head_dim, integer,
-            scores, partials,
+            queries, rows, positions, window, chunk, low, high, pages, cache, page_bytes, key_dim, value_dim,
+            integer, scores, partials,
         )  # fmt: skip
         for row in range(rows):
-            fold_partial(states + row * state_bytes, partials + row * state_bytes, head_dim)
+            fold_partial(states + row * state_bytes, partials + row * state_bytes, value_dim)
     for row in range(rows):
-        finish_state(states + row * state_bytes, out + row * head_dim * 4, head_dim)
+        finish_state(states + row * state_bytes, out + row * value_dim * 4, value_dim)
 
 
 class _Cache:
     """One KV head's pages, filled through the kernels."""
 
-    def __init__(self, random: np.random.Generator, length: int, head_dim: int, kind: KeyValueType) -> None:
-        self.layout = KeyValueLayout(1, 1, head_dim, kind)
-        self.keys = aligned(random.standard_normal((length, head_dim)).astype(np.float32))
-        self.values = aligned(random.standard_normal((length, head_dim)).astype(np.float32))
+    def __init__(
+        self,
+        random: np.random.Generator,
+        length: int,
+        key_dim: int,
+        kind: KeyValueType,
+        value_dim: int | None = None,
+    ) -> None:
+        self.widths = (key_dim, key_dim if value_dim is None else value_dim)
+        self.layout = KeyValueLayout(1, 1, *self.widths, kind)
+        self.keys, self.values = (
+            aligned(random.standard_normal((length, width)).astype(np.float32)) for width in self.widths
+        )
         count = -(-length // PAGE_TOKENS)
         self.pages = aligned(random.permutation(count + 2)[:count].astype(np.int64))
         # What lies in pages before they are written must not matter.
         self.memory = aligned(np.full((count + 2) * self.layout.page_bytes, 0x7B, np.uint8))
-        self.head_dim = head_dim
         self.integer = int(kind == "int8")
         _fill(
             self.keys.ctypes.data,
@@ -87,20 +105,20 @@ class _Cache:
             self.memory.ctypes.data,
             self.layout.page_bytes,
             length,
-            head_dim,
+            *self.widths,
             self.integer,
         )
 
     def attend(self, queries: np.ndarray, positions: np.ndarray, window: int) -> np.ndarray:
-        rows, head_dim = queries.shape
-        q = zeros((rows + 16, head_dim), np.uint16)
+        rows, value_dim = len(queries), self.widths[1]
+        q = zeros((rows + 16, self.widths[0]), np.uint16)
         floats = aligned(queries.astype(np.float32))
         _round(floats.ctypes.data, q.ctypes.data, queries.size // 16)
         where = aligned(positions.astype(np.int64))
         low = max(int(positions.min()) - window + 1, 0) if window else 0
         scratch = [
             zeros((rows + 16, columns), np.float32)
-            for columns in (CHUNK, head_dim + 16, head_dim + 16, head_dim)
+            for columns in (CHUNK, value_dim + 16, value_dim + 16, value_dim)
         ]
         _attend(
             q.ctypes.data,
@@ -112,7 +130,7 @@ class _Cache:
             self.pages.ctypes.data,
             self.memory.ctypes.data,
             self.layout.page_bytes,
-            head_dim,
+            *self.widths,
             self.integer,
             *(s.ctypes.data for s in scratch),
         )
@@ -124,17 +142,23 @@ class _Cache:
 @given(
     length=st.sampled_from([1, 2, 15, 17, 64, 65, 128, 129, 200, 300]),
     rows=st.integers(1, 13),
-    head_dim=st.sampled_from([16, 48, 64]),
+    widths=st.sampled_from([(16, 16), (48, 48), (64, 64), (48, 32), (16, 48)]),
     window=st.sampled_from([0, 1, 5, 70, 140]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_attention(
-    kind: KeyValueType, tolerance: float, length: int, rows: int, head_dim: int, window: int, seed: int
+    kind: KeyValueType,
+    tolerance: float,
+    length: int,
+    rows: int,
+    widths: tuple[int, int],
+    window: int,
+    seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    cache = _Cache(random, length, head_dim, kind)
+    cache = _Cache(random, length, widths[0], kind, widths[1])
     positions = np.sort(random.integers(max(0, length - 40), length, rows))
-    queries = random.standard_normal((rows, head_dim)).astype(np.float32) / np.sqrt(head_dim)
+    queries = random.standard_normal((rows, widths[0])).astype(np.float32) / np.sqrt(widths[0])
     out = cache.attend(queries, positions, window)
     twin = reference.attention(
         queries[:, None], cache.keys[:, None], cache.values[:, None], positions, window
@@ -175,7 +199,7 @@ def test_the_largest_keys_and_values_stay_finite(kind: KeyValueType) -> None:
     cache.values[1] = np.finfo(np.float32).max
     _fill(
         cache.keys.ctypes.data, cache.values.ctypes.data, cache.pages.ctypes.data, cache.memory.ctypes.data,
-        cache.layout.page_bytes, 3, 16, cache.integer,
+        cache.layout.page_bytes, 3, *cache.widths, cache.integer,
     )  # fmt: skip
     out = cache.attend(np.full((1, 16), 0.01, np.float32), np.array([2]), 0)
     assert np.isfinite(out).all()
@@ -193,6 +217,6 @@ def test_what_a_page_held_before_does_not_matter(kind: KeyValueType) -> None:
             cache.memory[:] = fill
             _fill(
                 cache.keys.ctypes.data, cache.values.ctypes.data, cache.pages.ctypes.data,
-                cache.memory.ctypes.data, cache.layout.page_bytes, length, 16, cache.integer,
+                cache.memory.ctypes.data, cache.layout.page_bytes, length, *cache.widths, cache.integer,
             )  # fmt: skip
             np.testing.assert_array_equal(cache.attend(queries, np.array([length - 1]), 0), clean)

@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
 # llama.cpp knows no Qwen3-MoE with dense layers among the sparse ones.
 GGUF_CASES = [case for case in CASES if case != "qwen3_moe_dense_layer"]
-SPARSE_CASES = [case for case in CASES if "moe" in case or case == "minimax_m2"]
+SPARSE_CASES = [case for case in CASES if "moe" in case or case.startswith(("minimax", "deepseek"))]
 DENSE_CASES = [case for case in CASES if case not in SPARSE_CASES]
 TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
 SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
@@ -93,6 +93,12 @@ _NAMES = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -167,20 +173,41 @@ def _write_expert_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
         # llama.cpp's Ling 2 has one: it would multiply the width below by their number.
         count = config.shared_intermediate_size // config.expert_intermediate_size
         writer.add_expert_shared_count(1 if config.family == "bailing_moe_v2" else count)
-        if config.family != "glm4_moe":
+        if config.family not in ("glm4_moe", "deepseek"):
             writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
     if config.family == "ernie4_5_moe":
         writer.add_interleave_moe_layer_step(1)
     if not config.sparse_layers[0]:
         writer.add_leading_dense_block_count(config.sparse_layers.index(True))
     # Where the architecture says it, files do not.
-    if config.family in ("glm4_moe", "bailing_moe_v2", "minimax_m2"):
+    if config.router_scoring == "sigmoid" and config.family != "ernie4_5_moe":
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-    if config.family in ("glm4_moe", "bailing_moe_v2"):
+    if config.family in ("glm4_moe", "bailing_moe_v2", "deepseek"):
         writer.add_expert_weights_norm(config.router_normalize)
         writer.add_expert_weights_scale(config.router_scale)
         writer.add_expert_group_count(config.expert_groups)
         writer.add_expert_group_used_count(config.expert_groups_used)
+
+
+def _write_latent_keys(writer: gguf.GGUFWriter, config: ModelConfig, joint_up: bool) -> None:
+    """Sizes of heads: their own in files with joint up-projections, in later ones also the cache's."""
+    writer.add_kv_lora_rank(config.latent_size)
+    if config.query_latent_size:
+        writer.add_q_lora_rank(config.query_latent_size)
+    sizes = (config.head_dim, config.value_dim)
+    if not joint_up:
+        writer.add_key_length_mla(config.head_dim)
+        writer.add_value_length_mla(config.value_dim)
+        sizes = (config.latent_size + config.ropes[0].dimensions, config.latent_size)
+    writer.add_key_length(sizes[0])
+    writer.add_value_length(sizes[1])
+
+
+def _split_up(weight: npt.NDArray[Any], config: ModelConfig) -> dict[str, npt.NDArray[Any]]:
+    """kv_b_proj as llama.cpp's converter splits it: [heads, latent, plain] and [heads, value, latent]."""
+    heads = weight.reshape(config.head_count, config.plain_dim + config.value_dim, config.latent_size)
+    keys, values = np.split(heads, [config.plain_dim], axis=1)
+    return {"attn_k_b": np.ascontiguousarray(keys.swapaxes(1, 2)), "attn_v_b": np.ascontiguousarray(values)}
 
 
 def architecture(config: ModelConfig) -> str:
@@ -188,8 +215,12 @@ def architecture(config: ModelConfig) -> str:
     return next(family.gguf_architecture for family in FAMILIES if family.name == config.family)
 
 
-def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -> Path:
-    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it, in float32."""
+def golden_gguf(
+    case: str, path: Path, extra: Mapping[str, Any] | None = None, *, joint_up: bool = False
+) -> Path:
+    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it, in float32; `joint_up`: as
+    it made them before April 2025, with one up-projection for latent keys and values.
+    """
     source = SafetensorsSource(GOLDEN / case)
     config = resolve_config(source)
     family = config.family
@@ -199,9 +230,13 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(int(source.metadata["intermediate_size"]))
     writer.add_head_count(config.head_count)
-    writer.add_head_count_kv(config.kv_head_count)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+    if config.latent_size:
+        writer.add_head_count_kv(config.head_count if joint_up else 1)
+        _write_latent_keys(writer, config, joint_up)
+    else:
+        writer.add_head_count_kv(config.kv_head_count)
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
     writer.add_vocab_size(config.vocab_size)
     rope = config.ropes[0]
@@ -210,6 +245,8 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -
     if rope.scaling in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
         writer.add_rope_scaling_factor(rope.factor)
+    if config.latent_size and rope.scaling == "yarn":
+        writer.add_rope_scaling_yarn_log_mul(0.1 * source.metadata["rope_parameters"]["mscale_all_dim"])
     if rope.original_context:
         writer.add_rope_scaling_orig_ctx_len(rope.original_context)
     if rope.scaling == "llama3":
@@ -244,7 +281,10 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None) -
             weight = interleaved(weight, heads)
         if family == "gemma3" and weight.ndim == 1:
             weight = weight + 1
-        if ".experts." in name:
+        if "kv_b_proj" in name and not joint_up:
+            for part, values in _split_up(weight, config).items():
+                writer.add_tensor(gguf_name(name, family).replace("attn_kv_b", part), values)
+        elif ".experts." in name:
             experts.setdefault(gguf_name(name, family), []).append(weight)
         else:
             shape = [-1] if "correction_bias" in name or "shared_expert_gate" in name else weight.shape

@@ -40,6 +40,8 @@ FAMILIES = (
     "hunyuan_v1_moe",
     "minimax_m2",
     "bailing_moe_v2",
+    "deepseek_v2",
+    "deepseek_v3",
 )
 
 

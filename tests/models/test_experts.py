@@ -144,7 +144,7 @@ def test_every_rule_of_the_router_is_at_stake(case: str) -> None:
 def test_the_engine_refuses_what_it_has_no_kernels_for(tmp_path: Path) -> None:
     random_pack(replace(CONFIG, intermediate_size=0), tmp_path / "p", Q4)
     pack = Pack.open(tmp_path / "p")
-    layout = KeyValueLayout(1, 1, 32, "bf16")
+    layout = KeyValueLayout(1, 1, 32, 32, "bf16")
     program = build_program(pack, layout, 0, 1, 16)
     assert program.routes.shape == (1, 1, CONFIG.experts_per_token)
     pack.config = replace(pack.config, sandwich_norms=True)
@@ -156,7 +156,7 @@ def test_more_units_than_a_region_counts_are_refused(tmp_path: Path) -> None:
     """The scheduler has 20 bits for a unit; beyond them it would wait for work that nobody can take."""
     random_pack(replace(CONFIG, intermediate_size=0), tmp_path / "p", Q4)
     pack = Pack.open(tmp_path / "p")
-    layout = KeyValueLayout(1, 1, 32, "bf16")
+    layout = KeyValueLayout(1, 1, 32, 32, "bf16")
     most = pack.config.experts_per_token
     for rows, context in ((MAX_UNITS // most + 1, 16), (1, MAX_UNITS * 16)):
         with pytest.raises(UnsupportedError, match="more work than one step"):

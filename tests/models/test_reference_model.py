@@ -36,10 +36,13 @@ def test_logits_are_those_of_transformers(case: str) -> None:
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("case", GGUF_CASES)
-def test_gguf_gives_the_same_model(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "joint_up"),
+    [*((case, False) for case in GGUF_CASES), ("deepseek_v2_lite", True), ("deepseek_v3", True)],
+)
+def test_gguf_gives_the_same_model(case: str, joint_up: bool, tmp_path: Path) -> None:
     """Interleaved rows, added norms, rope tensors and renamed keys give the same configuration and logits."""
-    source = open_source(golden_gguf(case, tmp_path / "model.gguf"))
+    source = open_source(golden_gguf(case, tmp_path / "model.gguf", joint_up=joint_up))
     folder = open_source(GOLDEN / case)
     ours, theirs = resolve_config(source), resolve_config(folder)
     if "rope_freqs.weight" in source.tensors or "rope_factors_long.weight" in source.tensors:
@@ -56,6 +59,9 @@ def test_gguf_gives_the_same_model(case: str, tmp_path: Path) -> None:
     assert ours.norm_epsilon == pytest.approx(theirs.norm_epsilon)
     assert ours.residual_scale == pytest.approx(theirs.residual_scale)
     scales = {"norm_epsilon": 1.0, "residual_scale": 1.0}
+    if case.startswith("deepseek"):
+        assert ours.attention_scale == pytest.approx(theirs.attention_scale)
+        scales["attention_scale"] = 1.0
     if case == "gemma3":
         assert ours.attention_scale == pytest.approx(ours.head_dim**-0.5)
         scales["attention_scale"] = 1.0
