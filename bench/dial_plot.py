@@ -11,6 +11,7 @@ from sampan.measure.svg import Drawing, text_width
 _MARGIN, _LEFT, _GAP = 16, 76, 32
 _LARGE, _SMALL = (880, 330), (196, 130)
 _PER_ROW = 4
+_DECADES = 4
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ def dial_plot(
 
 
 def _decades(panels: Sequence[Panel]) -> tuple[int, int]:
-    """The powers of ten around all divergences above 0, of which there may be none."""
+    """The powers of ten around all divergences above 0, of which there may be none; at most _DECADES."""
     values = [kl for panel in panels for line in (panel.counts, panel.masses) for kl in line.kl if kl > 0]
     if not values:
         return -3, 0
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return min(low, high - 1), high
+    return min(max(low, high - _DECADES), high - 1), high
 
 
 def _most_saved(panels: Sequence[Panel], wanted: tuple[float, float]) -> int:
@@ -139,9 +140,9 @@ def _frame(
 
 
 def _points(axes: _Axes, line: Line) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Settings by name and place; one that costs nothing has no place on a logarithmic scale."""
+    """Settings by name and place; one that costs less than the axis shows, or nothing, has none."""
     for name, saved, kl in zip(line.names, line.saved, line.kl, strict=True):
-        if kl > 0:
+        if kl >= 10.0 ** axes.decades[0]:
             yield name, (axes.x(saved), axes.y(kl))
 
 

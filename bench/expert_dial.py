@@ -1,6 +1,7 @@
 """What the dial of a mixture of experts saves and what it costs, text by text.
 
     python -m bench.expert_dial MODEL --text law.en=FILE --text law.zh=FILE [--name NAME] [--tokens 2048]
+    python -m bench.expert_dial assets/moe-10m --held-out assets/corpus
 
 Every text is read with every setting: K experts per token for each K below the trained number, and for each
 of the masses P the fewest of the trained number that hold that share of the routing weight. Against the full
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import math
 import statistics
 import sys
@@ -44,6 +46,8 @@ MASSES = tuple(round(0.3 + 0.05 * step, 2) for step in range(14))
 # Of expert compute: what the setting that is named has to save.
 WANTED = (0.30, 0.40)
 _CHUNK = 64
+# How tools/train_moe.py separates documents and which it leaves out.
+_SEPARATOR, _HELD_OUT_EVERY = "\n===\n", 20
 _KV: KeyValueType = "bf16"
 
 
@@ -177,12 +181,11 @@ def decode_speeds(
 
 
 def measure(
-    reference: str, texts: Mapping[str, Path], args: argparse.Namespace, masses: Sequence[float]
+    reference: str, texts: Mapping[str, str], args: argparse.Namespace, masses: Sequence[float]
 ) -> DialReport:
-    """Everything. RequestError for a dense model, or a text that cannot be read or is too short."""
+    """Everything, over `texts` by name. RequestError for a dense model, or a text that is too short."""
     from sampan.kernels.tiers import TIER
 
-    contents = {name: read_text(path) for name, path in texts.items()}
     threads = args.threads or default_threads()
     context = max(args.window, args.prompt + args.generated + 1)
     with sampan.load(reference, context=context, threads=threads, kv_dtype=_KV) as model:
@@ -192,10 +195,10 @@ def measure(
         settings = dials(config.experts_per_token, masses)
         figures: dict[str, list[TextFigure]] = {}
         tokens, prompts = {}, []
-        for name, content in contents.items():
+        for name, content in texts.items():
             own, prefix = text_tokens(model, content)
             if len(own) <= args.prompt:
-                raise RequestError(f"{texts[name]} has {len(own)} tokens; more than {args.prompt} are needed")
+                raise RequestError(f"{name} has {len(own)} tokens; more than {args.prompt} are needed")
             tokens[name] = min(len(own), args.tokens) - 1
             prompts.append([*prefix, *own[: args.prompt - len(prefix)]])
             print(f"reading {name} with {len(settings)} settings", file=sys.stderr)
@@ -283,25 +286,37 @@ def print_report(report: DialReport) -> None:
         print(f"no setting saves {WANTED[0]:.0%} to {WANTED[1]:.0%} of expert compute")
 
 
-def _texts(values: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def named_texts(values: Sequence[str]) -> dict[str, str]:
+    """Texts by name from NAME=FILE. RequestError for anything else, and for a file that is not text."""
+    found: dict[str, str] = {}
     for value in values:
         name, equals, path = value.partition("=")
         if not (name and equals and path):
             raise RequestError(f"--text wants NAME=FILE, not {value!r}")
         if name in found:
             raise RequestError(f"--text names {name!r} twice")
-        found[name] = Path(path)
+        found[name] = read_text(Path(path))
     return found
+
+
+def held_out_texts(folder: Path) -> dict[str, str]:
+    """By name, what training left out of each NAME.txt.xz: every twentieth document, from the first."""
+    paths = sorted(folder.glob("*.txt.xz"))
+    if not paths:
+        raise RequestError(f"{folder} has no texts that end in .txt.xz")
+    documents = {path: lzma.decompress(path.read_bytes()).decode().split(_SEPARATOR) for path in paths}
+    return {
+        path.name.removesuffix(".txt.xz"): "\n\n".join(every[::_HELD_OUT_EVERY])
+        for path, every in documents.items()
+    }
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model")
-    parser.add_argument(
-        "--text", action="append", required=True, metavar="NAME=FILE", help="repeat for several"
-    )
+    parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="repeat for several")
+    parser.add_argument("--held-out", type=Path, metavar="CORPUS", help="what training left out of a corpus")
     parser.add_argument("--name", help="of the result; the model's own unless given")
     parser.add_argument("--tokens", type=int, default=2048, help="of each text")
     parser.add_argument("--window", type=int, default=512, help="tokens read at a time")
@@ -319,7 +334,12 @@ def main() -> int:
     """Measure, print, write."""
     args = parser().parse_args()
     try:
-        report = measure(args.model, _texts(args.text), args, args.mass or MASSES)
+        texts = named_texts(args.text)
+        if args.held_out is not None:
+            texts |= held_out_texts(args.held_out)
+        if not texts:
+            raise RequestError("there is no text to read; --text or --held-out name some")
+        report = measure(args.model, texts, args, args.mass or MASSES)
     except SampanError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_the_plot_has_every_setting_and_every_text() -> None:
         assert 0 < float(circle.attrib["cy"]) < box[3]
 
 
+def test_a_plot_leaves_out_what_costs_next_to_nothing() -> None:
+    settings = (*SETTINGS, setting(4, 0.9, 0.05, 1e-9))
+    texts = [e.text for e in ElementTree.fromstring(to_plot(replace(REPORT, settings=settings))).iter()]
+    assert "P 0.90" not in texts
+    assert "1e-05" in texts
+    assert "1e-06" not in texts
+
+
 def test_a_plot_of_nothing() -> None:
     full = replace(REPORT, settings=SETTINGS[:1], chosen=None)
     root = ElementTree.fromstring(to_plot(full))
@@ -77,12 +86,25 @@ def test_a_plot_of_nothing() -> None:
         (["law"], "NAME=FILE, not 'law'"),
         (["=x"], "NAME=FILE"),
         (["law="], "NAME=FILE"),
-        (["a=x", "a=y"], "names 'a' twice"),
+        (["a=text.txt", "a=text.txt"], "names 'a' twice"),
+        (["a=missing.txt"], "missing.txt cannot be read"),
     ],
 )
-def test_texts_that_are_not_named(values: list[str], message: str) -> None:
+def test_texts_that_are_not_named(
+    values: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("text")
     with pytest.raises(RequestError, match=message):
-        expert_dial._texts(values)
+        expert_dial.named_texts(values)
+
+
+def test_what_training_left_out(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no texts"):
+        expert_dial.held_out_texts(tmp_path)
+    documents = [f"document {number}" for number in range(45)]
+    (tmp_path / "law.en.txt.xz").write_bytes(lzma.compress("\n===\n".join(documents).encode()))
+    assert expert_dial.held_out_texts(tmp_path) == {"law.en": "document 0\n\ndocument 20\n\ndocument 40"}
 
 
 def test_its_results_lie_beside_the_others(tmp_path: Path) -> None:
@@ -92,12 +114,9 @@ def test_its_results_lie_beside_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_shared_home")
-def test_a_tiny_model_from_its_texts_to_its_figures(sparse_folder: Path, tmp_path: Path) -> None:
-    texts = {}
-    for name, words in (("one", "The boat is flat and the water is low. "), ("two", "Letters are dry. ")):
-        texts[name] = tmp_path / f"{name}.txt"
-        texts[name].write_text(words * 6)
-    arguments = ["model", "--text", "x=y", "--tokens", "90", "--window", "50", "--prompt", "8"]
+def test_a_tiny_model_from_its_texts_to_its_figures(sparse_folder: Path) -> None:
+    texts = {"one": "The boat is flat and the water is low. " * 6, "two": "Letters are dry. " * 6}
+    arguments = ["model", "--tokens", "90", "--window", "50", "--prompt", "8"]
     arguments += ["--generated", "4", "--rounds", "2", "--threads", "1"]
     args = expert_dial.parser().parse_args(arguments)
     report = expert_dial.measure(str(sparse_folder), texts, args, (0.01, 0.7))

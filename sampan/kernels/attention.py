@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.kernels.jit import kernel
+from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.layout import PAGE_TOKENS, STATE_EXTRA
 from sampan.kernels.numerics import exponential
@@ -47,6 +47,13 @@ _NEGATIVE_INFINITY = np.float32(-np.inf)
 _WIDTH = TIER.query_tile_width
 
 
+@inlined_kernel
+def _fetch(base: int, index: int, size: int) -> None:
+    """Ask for part `index` of what comes next, `size` bytes long."""
+    for line in range((size + 63) // 64):
+        prefetch(base + index * size + line * 64)
+
+
 def _make_tile_kernels(height: int) -> tuple[Any, Any]:
     """Scores and weighted values for `height` rows at a time."""
 
@@ -60,6 +67,7 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
         head_dim: int,
         integer: int,
         scales: int,
+        ahead: int,
     ) -> None:
         """scores[row][position] for the blocks of 16 positions [first_block, end_block) of a page."""
         for block in range(first_block // _WIDTH * _WIDTH, end_block, _WIDTH):
@@ -68,6 +76,8 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
             if integer:
                 base = keys + block * head_dim * 16
                 for pair in range(head_dim // 2):
+                    if ahead:
+                        _fetch(ahead + block * head_dim * 16, pair, _WIDTH * 32)
                     tile = dot_integer_pairs(
                         tile, base + pair * 32, head_dim * 16, queries + pair * 4, head_dim * 2
                     )
@@ -81,13 +91,22 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
             else:
                 base = keys + block * head_dim * 32
                 for pair in range(head_dim // 2):
+                    if ahead:
+                        _fetch(ahead + block * head_dim * 32, pair, _WIDTH * 64)
                     tile = dot_pairs(tile, base + pair * 64, head_dim * 32, queries + pair * 4, head_dim * 2)
                 store_tile(at, CHUNK * 4, height, tile)
 
     def make_value_rows(width: int) -> Any:
         @kernel
         def value_rows(
-            weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
+            weights: int,
+            values: int,
+            out: int,
+            first: int,
+            end: int,
+            head_dim: int,
+            integer: int,
+            ahead: int,
         ) -> None:
             """out[row][16 * width dimensions] += weights[row][position] * values[position], for pairs of
             positions [first, end) of one page.
@@ -95,11 +114,15 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
             tile = load_tile(height, width, out, (head_dim + STATE_EXTRA) * 4)
             if integer:
                 for pair in range(first, end):
+                    if ahead:
+                        _fetch(ahead, pair, width * 32)
                     tile = dot_integer_pairs(
                         tile, values + pair * head_dim * 2, 32, weights + pair * 4, CHUNK * 4
                     )
             else:
                 for pair in range(first, end):
+                    if ahead:
+                        _fetch(ahead, pair, width * 64)
                     tile = dot_pairs(tile, values + pair * head_dim * 4, 64, weights + pair * 4, CHUNK * 4)
             store_tile(out, (head_dim + STATE_EXTRA) * 4, height, tile)
 
@@ -110,7 +133,7 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
 
     @kernel
     def value_rows(
-        weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
+        weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int, ahead: int
     ) -> None:
         """out[row] += weights[row][position] * values[position], for pairs of positions [first, end) of one
         page.
@@ -119,9 +142,15 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
         parts = head_dim // 16
         wide = parts // _WIDTH * _WIDTH
         for part in range(0, wide, _WIDTH):
-            wide_rows(weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer)
+            behind = ahead + part * PAGE_TOKENS // 2 * vector_bytes if ahead else 0
+            wide_rows(
+                weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer, behind
+            )
         for part in range(wide, parts):
-            narrow_rows(weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer)
+            behind = ahead + part * PAGE_TOKENS // 2 * vector_bytes if ahead else 0
+            narrow_rows(
+                weights, values + part * vector_bytes, out + part * 64, first, end, head_dim, integer, behind
+            )
 
     return score_rows, value_rows
 
@@ -153,33 +182,42 @@ def _score(
     head_dim: int,
     integer: int,
     scales: int,
+    ahead: int,
 ) -> None:
     if left == 1:
-        _score_one(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+        _score_one(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
     elif left == 2:
-        _score_two(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+        _score_two(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
     elif left == 3:
-        _score_three(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+        _score_three(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
     elif left == 4:
-        _score_four(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+        _score_four(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
     else:
-        _score_tall(queries, keys, scores, first_block, end_block, head_dim, integer, scales)
+        _score_tall(queries, keys, scores, first_block, end_block, head_dim, integer, scales, ahead)
 
 
 @kernel
 def _value(
-    left: int, weights: int, values: int, out: int, first: int, end: int, head_dim: int, integer: int
+    left: int,
+    weights: int,
+    values: int,
+    out: int,
+    first: int,
+    end: int,
+    head_dim: int,
+    integer: int,
+    ahead: int,
 ) -> None:
     if left == 1:
-        _value_one(weights, values, out, first, end, head_dim, integer)
+        _value_one(weights, values, out, first, end, head_dim, integer, ahead)
     elif left == 2:
-        _value_two(weights, values, out, first, end, head_dim, integer)
+        _value_two(weights, values, out, first, end, head_dim, integer, ahead)
     elif left == 3:
-        _value_three(weights, values, out, first, end, head_dim, integer)
+        _value_three(weights, values, out, first, end, head_dim, integer, ahead)
     elif left == 4:
-        _value_four(weights, values, out, first, end, head_dim, integer)
+        _value_four(weights, values, out, first, end, head_dim, integer, ahead)
     else:
-        _value_tall(weights, values, out, first, end, head_dim, integer)
+        _value_tall(weights, values, out, first, end, head_dim, integer, ahead)
 
 
 @kernel
@@ -263,6 +301,14 @@ def reset_state(state: int, head_dim: int) -> None:
 
 
 @kernel
+def _page_after(pages: int, chunk: int, half: int, end: int) -> int:
+    """The page behind half a chunk, if the chunk's keys up to `end` reach it; else -1."""
+    if (half + 1) * PAGE_TOKENS >= end:
+        return -1
+    return load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half + 1) * 8)
+
+
+@kernel
 def attend_chunk(
     queries: int,
     rows: int,
@@ -295,19 +341,22 @@ def attend_chunk(
     element = 1 if integer else 2
     values_offset = PAGE_TOKENS * head_dim * element
     state_bytes = (head_dim + STATE_EXTRA) * 4
+    first_page = load_scalar_i64(pages + (start + first16) // PAGE_TOKENS * 8)
+    first_values = cache + first_page * page_bytes + values_offset
     for half in range(CHUNK // PAGE_TOKENS):
         b0 = max(first16 - half * PAGE_TOKENS, 0) // 16
         b1 = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS) // 16
         if b1 > b0:
             page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
             keys = cache + page * page_bytes
-            for line in range(values_offset // 64):
-                prefetch(keys + values_offset + line * 64)
+            # While this page's keys are multiplied, the next page's are fetched, then the values.
+            following = _page_after(pages, chunk, half, end16)
+            ahead = cache + following * page_bytes if following >= 0 else first_values
             for row in range(0, rows, _TALLEST):
                 _score(
                     rows - row, queries + row * head_dim * 2, keys,
                     scores + (row * CHUNK + half * PAGE_TOKENS) * 4, b0, b1, head_dim, integer,
-                    keys + 2 * values_offset,
+                    keys + 2 * values_offset, ahead if row == 0 else 0,
                 )  # fmt: skip
     for row in range(rows):
         position = load_scalar_i64(positions + row * 8)
@@ -337,10 +386,15 @@ def attend_chunk(
         if b > a:
             page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
             values = cache + page * page_bytes + values_offset
+            # Behind the last values: the next head's keys, which lie behind this one's values.
+            following = _page_after(pages, chunk, half, end16)
+            ahead = cache + following * page_bytes if following >= 0 else first_values
+            ahead += values_offset
             for row in range(0, rows, _TALLEST):
                 _value(
                     rows - row, scores + row * CHUNK * 4 + half * PAGE_TOKENS * 2, values,
                     partials + row * state_bytes, a // 2, (b + 1) // 2, head_dim, integer,
+                    ahead if row == 0 else 0,
                 )  # fmt: skip
 
 

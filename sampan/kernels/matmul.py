@@ -56,10 +56,11 @@ TileKernel = Callable[..., Any]
 
 
 @inlined_kernel
-def _fetch_ahead(record: int, size: int) -> None:
-    """Ask for the cache lines of the weights one page further on."""
-    for line in range((size + 63) // 64):
-        prefetch(record + _FETCH_DISTANCE + line * 64)
+def _fetch_ahead(record: int, size: int, width: int, block_bytes: int) -> None:
+    """Ask for the cache lines of the weights one page further on, in each of `width` blocks."""
+    for block in range(width):
+        for line in range((size + 63) // 64):
+            prefetch(record + block * block_bytes + _FETCH_DISTANCE + line * 64)
 
 
 def _make_tiles(height: int, width: int, wide: bool) -> tuple[TileKernel, TileKernel, TileKernel]:
@@ -113,7 +114,7 @@ def _make_tiles(height: int, width: int, wide: bool) -> tuple[TileKernel, TileKe
         for group in range(groups):
             record = block + group * _Q4_RECORD
             if fetch:
-                _fetch_ahead(record, _Q4_RECORD)
+                _fetch_ahead(record, _Q4_RECORD, width, block_bytes)
             factor = scales + group * 4
             sums = sums_low(record, block_bytes, x + group * group_bytes, x_stride)
             scale = load_f16_columns(width, record + 256, block_bytes)
@@ -131,7 +132,7 @@ def _make_tiles(height: int, width: int, wide: bool) -> tuple[TileKernel, TileKe
         for group in range(groups):
             record = block + group * _Q8_RECORD
             if fetch:
-                _fetch_ahead(record, _Q8_RECORD)
+                _fetch_ahead(record, _Q8_RECORD, width, block_bytes)
             factor = scales + group * 4
             totals = factor + 2 * plane
             sums = sums_signed(record, block_bytes, x + group * group_bytes, x_stride, totals, scale_stride)
@@ -150,7 +151,7 @@ def _make_tiles(height: int, width: int, wide: bool) -> tuple[TileKernel, TileKe
             record = block + group // _Q4K_GROUPS * _Q4K_RECORD
             codes = record + 320 + part * 256
             if fetch:
-                _fetch_ahead(codes, _Q4K_RECORD // _Q4K_GROUPS)
+                _fetch_ahead(codes, _Q4K_RECORD // _Q4K_GROUPS, width, block_bytes)
             factor = scales + group * 4
             sums = sums_low(codes, block_bytes, x + group * group_bytes, x_stride)
             fine = record + 64 + part * 32
@@ -228,15 +229,17 @@ def _make_walk(index: int, heights: tuple[int, ...], pair_height: int, wide: boo
         accumulate: int,
     ) -> None:  # fmt: skip
         token = first
-        fetch = end - first <= _FEW_TOKENS
+        # Only the first pass meets weights that are not in the cache.
+        fetch = 1
         if pair_height > 0 and blocks == 2:
             while end - token > _FEW_TOKENS:
                 pair_pass(
-                    block, block_bytes, groups, 0, x + token * x_stride, x_stride,
+                    block, block_bytes, groups, fetch, x + token * x_stride, x_stride,
                     scales + token * scale_stride, scale_stride, plane, out + token * out_stride, out_stride,
                     pair_height, factor, accumulate,
                 )  # fmt: skip
                 token += pair_height
+                fetch = 0
         for part in range(blocks):
             walk_block(
                 block + part * block_bytes, groups, fetch, x, x_stride, scales, scale_stride, plane, token,

@@ -65,12 +65,48 @@ def _dot(a: int, b: int, count: int) -> np.float32:
 
 
 @kernel
-def router_logits(op: int, step: int, first: int, end: int) -> None:
-    """Router matrix times the normed hidden state. Unit: 16 experts times a slice of the tokens.
+def _two_by_four(
+    row: int, next_row: int, x: int, stride: int, columns: int, out: int, out_stride: int
+) -> None:
+    """Two experts' logits of four tokens, each sum in the order of `_dot`: eight chains for the units."""
+    a0 = splat(np.float32(0))
+    a1 = splat(np.float32(0))
+    a2 = splat(np.float32(0))
+    a3 = splat(np.float32(0))
+    b0 = splat(np.float32(0))
+    b1 = splat(np.float32(0))
+    b2 = splat(np.float32(0))
+    b3 = splat(np.float32(0))
+    for at in range(0, columns * 4, 64):
+        a = load_f32(row + at)
+        b = load_f32(next_row + at)
+        x0 = load_f32(x + at)
+        x1 = load_f32(x + stride + at)
+        x2 = load_f32(x + 2 * stride + at)
+        x3 = load_f32(x + 3 * stride + at)
+        a0 = fma(a, x0, a0)
+        a1 = fma(a, x1, a1)
+        a2 = fma(a, x2, a2)
+        a3 = fma(a, x3, a3)
+        b0 = fma(b, x0, b0)
+        b1 = fma(b, x1, b1)
+        b2 = fma(b, x2, b2)
+        b3 = fma(b, x3, b3)
+    store_scalar_f32(out, reduce_add(a0))
+    store_scalar_f32(out + out_stride, reduce_add(a1))
+    store_scalar_f32(out + 2 * out_stride, reduce_add(a2))
+    store_scalar_f32(out + 3 * out_stride, reduce_add(a3))
+    # With an odd number of experts the last is its own neighbour, and its logit is stored once more.
+    following = out + (4 if next_row != row else 0)
+    store_scalar_f32(following, reduce_add(b0))
+    store_scalar_f32(following + out_stride, reduce_add(b1))
+    store_scalar_f32(following + 2 * out_stride, reduce_add(b2))
+    store_scalar_f32(following + 3 * out_stride, reduce_add(b3))
 
-    Four tokens share each load of the matrix; a token's sum is in the order of `_dot` whoever its neighbours
-    are.
-    """
+
+@kernel
+def router_logits(op: int, step: int, first: int, end: int) -> None:
+    """Router matrix times the normed hidden state. Unit: 16 experts times a slice of the tokens."""
     tokens = load_word(step, load_word(op, OP_COUNT_WORD))
     slices = (tokens + ROUTER_SLICE - 1) // ROUTER_SLICE
     columns = load_word(op, COLUMNS)
@@ -81,32 +117,20 @@ def router_logits(op: int, step: int, first: int, end: int) -> None:
         stop_expert = min(expert + 16, load_word(op, EXPERT_COUNT))
         start = unit % slices * ROUTER_SLICE
         stop = min(start + ROUTER_SLICE, tokens)
-        while expert < stop_expert:
-            row = load_word(op, WEIGHT) + expert * columns * 4
-            out = load_word(op, LOGITS) + expert * 4
-            token = start
-            while stop - token >= 4:
-                x = load_word(op, SOURCE) + token * stride
-                a = splat(np.float32(0))
-                b = splat(np.float32(0))
-                c = splat(np.float32(0))
-                d = splat(np.float32(0))
-                for i in range(columns // 16):
-                    w = load_f32(row + i * 64)
-                    a = fma(w, load_f32(x + i * 64), a)
-                    b = fma(w, load_f32(x + stride + i * 64), b)
-                    c = fma(w, load_f32(x + 2 * stride + i * 64), c)
-                    d = fma(w, load_f32(x + 3 * stride + i * 64), d)
-                store_scalar_f32(out + token * out_stride, reduce_add(a))
-                store_scalar_f32(out + (token + 1) * out_stride, reduce_add(b))
-                store_scalar_f32(out + (token + 2) * out_stride, reduce_add(c))
-                store_scalar_f32(out + (token + 3) * out_stride, reduce_add(d))
-                token += 4
-            while token < stop:
-                logit = _dot(row, load_word(op, SOURCE) + token * stride, columns)
-                store_scalar_f32(out + token * out_stride, logit)
-                token += 1
-            expert += 1
+        whole = start + (stop - start) // 4 * 4
+        for token in range(start, whole, 4):
+            x = load_word(op, SOURCE) + token * stride
+            for pair in range(expert, stop_expert, 2):
+                row = load_word(op, WEIGHT) + pair * columns * 4
+                following = row + columns * 4 if pair + 1 < stop_expert else row
+                out = load_word(op, LOGITS) + token * out_stride + pair * 4
+                _two_by_four(row, following, x, stride, columns, out, out_stride)
+        for token in range(whole, stop):
+            x = load_word(op, SOURCE) + token * stride
+            for single in range(expert, stop_expert):
+                row = load_word(op, WEIGHT) + single * columns * 4
+                out = load_word(op, LOGITS) + token * out_stride + single * 4
+                store_scalar_f32(out, _dot(row, x, columns))
 
 
 @kernel

@@ -21,6 +21,7 @@ from tests.cli.sparse_model import EXPERTS, EXPERTS_PER_TOKEN, SPARSE_LAYERS, VO
 from tests.engine.packs import relative_error
 from tests.engine.routes import Routes, unexplained
 from tests.engine.schedules import Logits, Tokens, alone, at_random, in_chunks, run_schedule, token_by_token
+from tests.models.model_files import CASES, golden
 
 LENGTHS = (40, 7, 64, 1, 23, 90)
 DIALS = [
@@ -132,6 +133,28 @@ def test_the_dial_is_that_of_the_twin(
     for other in DIALS:
         wrong = unexplained(routes, twin, NUDGE, other)
         assert (wrong == []) == (other == dial), f"{len(wrong)} routes are not those of {other}"
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.6, 0.3])
+@pytest.mark.parametrize("case", [case for case in CASES if "moe" in case or case == "minimax_m2"])
+def test_every_family_routes_as_its_twin(
+    case: str, mass: float, kernel_folder: Path, open_golden: Callable[[str], Pack]
+) -> None:
+    """With one expert, the trained number and all in reach: but for near ties the same, in the same order."""
+    pack, tokens = open_golden(case), golden(case)[0].astype(np.int32)
+    reach = pack.config.experts_in_reach
+    twin = ReferenceModel.from_pack(open_golden(case))
+    runner = Runner(pack, context=64, page_count=1, threads=1, kernel_folder=kernel_folder, max_experts=reach)
+    try:
+        for count in (1, None, reach):
+            runner.forward([Span(tokens, 0, np.array([0], np.int32), "all", ExpertDial(count, mass))])
+            twin.experts_per_token, twin.expert_mass = count, mass
+            twin.forward(tokens)
+            same = (runner.routes[:, :, : twin.routes.shape[2]] == twin.routes).all(axis=2)
+            assert same.mean() > 0.9, f"{count} experts"
+            assert (runner.routes[:, :, twin.routes.shape[2] :] == -1).all()
+    finally:
+        runner.close()
 
 
 def test_experts_beyond_those_it_was_loaded_for(make: MakeRunner, prompts: list[Tokens]) -> None:
