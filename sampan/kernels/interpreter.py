@@ -115,6 +115,9 @@ def op_units(op: int, step: int) -> int:
     """How many units of work the op has in this step."""
     code = load_word(op, OP_CODE)
     rows = load_word(step, load_word(op, OP_COUNT_WORD))
+    if rows == 0:
+        # Not what the table of rows says either: an earlier step left it.
+        return 0
     if code == ATTENTION:
         return attention_units(op, step)
     if code == MATMUL:
@@ -131,7 +134,7 @@ def op_units(op: int, step: int) -> int:
     if code == ROUTER_LOGITS:
         return (load_word(op, EXPERT_COUNT) + 15) // 16 * ((rows + ROUTER_SLICE - 1) // ROUTER_SLICE)
     if code == DISPATCH_TOKENS:
-        return min(rows, 1)
+        return 1
     if code == GATHER:
         return load_word(load_word(op, DISPATCH), DISPATCH_ROWS)
     if code == EXPERT_GATE_UP_OP:

@@ -171,6 +171,17 @@ def test_a_second_step_finds_nothing_of_the_first() -> None:
     assert d.units(k.EXPERT_GATE_UP_OP) == d.units(k.EXPERT_DOWN_OP) == d.units(k.GATHER) == 0
 
 
+def test_a_step_without_tokens_has_no_work() -> None:
+    """No op that sorts rows runs in it, so the table still has those of the step before."""
+    random = np.random.default_rng(0)
+    routes = _random_routes(random, 50, 8, 4)
+    d = _Dispatch(routes, _random_weights(random, routes), 8, 32, 32)
+    codes = (k.DISPATCH_TOKENS, k.GATHER, k.EXPERT_GATE_UP_OP, k.EXPERT_DOWN_OP, k.COMBINE)
+    assert all(d.units(code) > 0 for code in codes)
+    d.step[k.STEP_TOKENS] = 0
+    assert [d.units(code) for code in codes] == [0] * 5
+
+
 # Of an expert's gate, up and down.
 Forms = tuple[MatrixFormat, MatrixFormat, MatrixFormat]
 # What each layer's output is multiplied by.
