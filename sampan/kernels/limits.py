@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sampan.kernels.jit import kernel
 from sampan.kernels.memory import aligned_zeros
@@ -74,48 +75,49 @@ def dot_loop(weights: int, x: int, scales: int, sink: int, rounds: int) -> None:
 
 
 def _median_rate(work: Callable[[int], float], threads: int, seconds: float) -> float:
-    """The median of work per second over repeated rounds on all threads for about `seconds`.
+    """Work per second of all threads together: the sum of each one's median over rounds for about `seconds`.
 
     Not the best: on a shared machine the best round is luck, which the measured program has as rarely.
+    Threads live through all rounds, because one that has just begun often shares its parent's core for some
+    milliseconds.
     """
-    rates = []
-    deadline = time.perf_counter() + seconds
-    while True:
-        done = [0.0] * threads
+    together = threading.Barrier(threads)
+    rates = [0.0] * threads
 
-        def run(index: int, done: list[float] = done) -> None:
-            done[index] = work(index)
+    def run(index: int) -> None:
+        together.wait()
+        rounds: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while not rounds or time.perf_counter() < deadline:
+            begin = time.perf_counter()
+            done = work(index)
+            rounds.append(done / (time.perf_counter() - begin))
+        rates[index] = statistics.median(rounds)
 
-        workers = [threading.Thread(target=run, args=(index,)) for index in range(1, threads)]
-        begin = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        run(0)
-        for worker in workers:
-            worker.join()
-        rates.append(sum(done) / (time.perf_counter() - begin))
-        if time.perf_counter() > deadline:
-            return statistics.median(rates)
+    workers = [threading.Thread(target=run, args=(index,)) for index in range(1, threads)]
+    for worker in workers:
+        worker.start()
+    run(0)
+    for worker in workers:
+        worker.join()
+    return sum(rates)
 
 
-_read_buffer: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
+def read_bandwidth(memory: NDArray[np.uint8], threads: int, seconds: float = 0.5) -> float:
+    """Bytes per second that `threads` threads read in a bare loop over `memory`, or its first 512 MiB.
 
-
-def read_bandwidth(threads: int, seconds: float = 0.5) -> float:
-    """Bytes per second that `threads` threads read from memory in a bare loop over 512 MiB."""
-    global _read_buffer
-    if _read_buffer is None:
-        _read_buffer = aligned_zeros(_READ_BYTES)
-        _read_buffer[::4096] = 1  # Pages that were never written are all one page of zeros.
-    base = _read_buffer.ctypes.data
+    Give it the bytes that the measured program reads: on a virtual machine, pages may lie near or far.
+    """
+    base = memory.ctypes.data
     sinks = aligned_zeros(threads * 64)
-    share = _READ_BYTES // threads // 256 * 256
+    share = min(memory.size, _READ_BYTES) // threads // 256 * 256
 
     def work(index: int) -> float:
         read_loop(base + index * share, base + (index + 1) * share, sinks.ctypes.data + index * 64)
         return share
 
-    work(0)
+    for index in range(threads):
+        work(index)  # Pages of a file are mapped when they are first read.
     return _median_rate(work, threads, seconds)
 
 

@@ -117,7 +117,6 @@ def run_bench(
     context = max(*contexts, prompt_tokens, STREAM_CONTEXT) + generated_tokens + 1
     stream_pages = max(streams) * -(-(STREAM_CONTEXT + generated_tokens + 1) // PAGE_TOKENS)
     sequences = -(-stream_pages // -(-context // PAGE_TOKENS))
-    limits = Limits(count)
     decode: dict[int, list[Beside]] = {size: [] for size in contexts}
     batch: dict[int, list[float]] = {size: [] for size in streams}
     prefill: list[Beside] = []
@@ -130,6 +129,7 @@ def run_bench(
         max_experts=dial.count,
         progress=progress,
     ) as model:
+        limits = Limits(count, model.pack.mapping)
         tokens = random_tokens(model.config.vocab_size, context)
         # Of a mixture of experts, streams that are all the same would share their experts.
         many = [random_tokens(model.config.vocab_size, STREAM_CONTEXT, seed) for seed in range(max(streams))]

@@ -9,6 +9,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sampan.kernels.limits import int8_rate, read_bandwidth
 
@@ -25,15 +29,16 @@ class Beside:
 
 @dataclass
 class Limits:
-    """Measures limits on `threads` threads and remembers them all."""
+    """Measures limits on `threads` threads and remembers them all. `memory`: the bytes that reads are of."""
 
     threads: int
+    memory: NDArray[np.uint8]
     reads: list[float] = field(default_factory=list)
     dots: list[float] = field(default_factory=list)
 
     def beside_reads(self, measure: Callable[[], float]) -> Beside:
         """The rate that `measure` returns, beside the mean of bytes per second before and after."""
-        return self._beside(measure, read_bandwidth, self.reads)
+        return self._beside(measure, partial(read_bandwidth, self.memory), self.reads)
 
     def beside_dots(self, measure: Callable[[], float]) -> Beside:
         """The rate that `measure` returns, beside the mean of int8 operations per second before and after."""

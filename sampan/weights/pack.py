@@ -106,6 +106,13 @@ class Pack:
         return cls(path, header, np.frombuffer(data, np.uint8), _config(path, header))
 
     @property
+    def mapping(self) -> npt.NDArray[np.uint8]:
+        """The whole file, as it is mapped."""
+        if self._bytes is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._bytes
+
+    @property
     def blobs(self) -> frozenset[str]:
         """The blobs this pack has; one made without a tokenizer has none."""
         return BLOBS & self._tensors.keys()
