@@ -52,8 +52,9 @@ Zen 4 CPU, {flops:.0f} TFLOP in matrix products.
 """
 
 _BALANCE = """
-The balance loss of the router counts an expert's load over many steps, so that experts may
-specialise by domain.
+The last matrix of each expert takes steps larger by the number of experts per token, because a
+mixture's output is a mean over them. The balance loss of the router counts an expert's load over many
+steps, so that experts may specialise by domain.
 """
 
 _EQUAL = """

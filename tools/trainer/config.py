@@ -95,7 +95,7 @@ class Recipe:
     stays, and falls linearly to zero over the last `decay` of the steps (arXiv:2404.06395 calls it WSD), so
     that a run can be cut short by a smaller `steps`."""
 
-    steps: int = 1800
+    steps: int = 1500
     sequences: int = 4
     length: int = 1024
     learning_rate: float = 3e-3
@@ -106,7 +106,7 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.95
     gradient_norm: float = 1.0
-    balance_weight: float = 0.01
+    balance_weight: float = 0.02
     balance_memory: float = 0.9
     seed: int = 20261124
 

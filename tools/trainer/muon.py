@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 # Linear, cubic and quintic coefficient of the iteration.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -16,15 +16,15 @@ _ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Steps along the nearest orthogonal matrix of a Nesterov momentum, all singular values about one
     (K. Jordan, https://kellerjordan.github.io/posts/muon, 2024), scaled to the size of an AdamW step
-    (arXiv:2502.16982). A parameter [n, out, in] is n matrices.
+    (arXiv:2502.16982). A parameter [n, out, in] is n matrices. A group's `scale` multiplies its steps.
     """
 
     def __init__(
-        self, parameters: Iterable[Parameter], learning_rate: float, momentum: float, weight_decay: float
+        self, groups: Iterable[dict[str, Any]], learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
-        """All `parameters` have two or three dimensions."""
-        defaults = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(parameters, defaults)
+        """`groups`: `params`, of two or three dimensions, and `scale`."""
+        defaults = {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay, "scale": 1.0}
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 direction = orthogonal(parameter.grad.lerp(momentum, group["momentum"]))
-                size = 0.2 * max(parameter.shape[-2:]) ** 0.5
+                size = 0.2 * max(parameter.shape[-2:]) ** 0.5 * group["scale"]
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(direction, alpha=-group["lr"] * size)
 

@@ -106,16 +106,26 @@ def _resume(
 
 def _optimizers(model: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices that map hidden states to hidden states, AdamW for the embedding, routers and
-    norms."""
-    inner: list[nn.Parameter] = []
-    outer: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_inner = parameter.dim() > 1 and name != "embedding" and not name.endswith("router")
-        (inner if is_inner else outer).append(parameter)
+    norms.
+
+    The output of a mixture is a mean over the chosen experts, where that of a dense MLP is a sum over its
+    width. Muon's steps do not see the weights of that mean, so the experts' last matrix takes steps that are
+    larger by the number of experts per token; without that, a mixture learns more slowly than a dense model.
+    """
+    names = dict(model.named_parameters())
+    outer = [name for name in names if names[name].dim() == 1 or name.endswith(("embedding", "router"))]
+    averaged = [name for name in names if name.endswith("mlp.down")]
+    inner = [name for name in names if name not in outer and name not in averaged]
+    groups: list[dict[str, Any]] = [{"params": [names[name] for name in inner]}]
+    if averaged:
+        scale = float(model.shape.experts_per_token)
+        groups.append({"params": [names[name] for name in averaged], "scale": scale})
     betas = (recipe.beta1, recipe.beta2)
     return [
-        Muon(inner, recipe.learning_rate, recipe.momentum, recipe.weight_decay),
-        torch.optim.AdamW(outer, recipe.learning_rate, betas=betas, weight_decay=0.0, fused=True),
+        Muon(groups, recipe.learning_rate, recipe.momentum, recipe.weight_decay),
+        torch.optim.AdamW(
+            [names[name] for name in outer], recipe.learning_rate, betas=betas, weight_decay=0.0, fused=True
+        ),
     ]
 
 
