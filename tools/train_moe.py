@@ -22,7 +22,7 @@ from trainer.batches import Batches
 from trainer.card import model_card
 from trainer.config import SHAPES, VOCAB_SIZE, ModelShape, Recipe
 from trainer.corpus import Cell, read_corpus
-from trainer.evaluation import held_out_loss, specialisation
+from trainer.evaluation import held_out_loss, specialisation, total
 from trainer.export import load_checkpoint, save_checkpoint
 from trainer.tokenizer import end_of_text, save_tokenizer, train_tokenizer
 from trainer.training import Progress, restore, train
@@ -98,6 +98,7 @@ def figures(
         "training_matrix_flops": 6 * shape.matrix_parameters_per_token * tokens,
         "cpu_seconds": round(progress.cpu_seconds),
         "held_out": {name: loss.figures() for name, loss in losses.items()},
+        "held_out_all": total(losses.values()).figures(),
         "history": progress.history,
     }
     if shape.expert_count:
@@ -105,14 +106,14 @@ def figures(
     return result
 
 
-def export_all(names: list[str], recipe: Recipe, state: Path) -> None:
+def export_all(names: list[str], state: Path) -> None:
     """Write the latest checkpoint of each of `names` to assets/, evaluate it and describe it."""
     cells = read_corpus(ASSETS / "corpus")
     tokenizer = corpus_tokenizer(cells, state)
     results = {}
     for name in names:
         shape, folder = SHAPES[name], ASSETS / name
-        model, progress = restore(shape, state)
+        model, progress, recipe = restore(shape, state)
         save_checkpoint(model, folder, end_of_text(tokenizer))
         save_tokenizer(tokenizer, folder, shape.context)
         results[name] = figures(shape, folder, progress, recipe, cells, tokenizer)
@@ -151,9 +152,10 @@ def main() -> None:
     unknown = set(arguments.models) - set(SHAPES)
     if unknown:
         parser.error(f"unknown model {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
-    recipe = replace(Recipe(), steps=arguments.steps)
-    action = train_all if arguments.action == "train" else export_all
-    action(arguments.models, recipe, arguments.state)
+    if arguments.action == "train":
+        train_all(arguments.models, replace(Recipe(), steps=arguments.steps), arguments.state)
+    else:
+        export_all(arguments.models, arguments.state)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.config import ModelShape
+from trainer.markdown import sources_table, table
 
 Figures = dict[str, Any]
 
@@ -106,7 +107,7 @@ def model_card(result: Figures, results: dict[str, Figures], sources: dict[str, 
         _training(result) + (_BALANCE if moe else "") + _comparison(results),
         _LOSSES + _losses(results),
         *([_specialisation(result)] if moe else []),
-        _DATA + _data(sources),
+        _DATA + sources_table(sources),
         _LICENCE,
     )
     return "\n".join(sections)
@@ -156,27 +157,21 @@ def _comparison(results: dict[str, Figures]) -> str:
     )
 
 
-def _table(head: list[str], rows: list[list[str]], texts: int) -> str:
-    """A Markdown table whose first `texts` columns are text and whose others are numbers."""
-    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
-
-
 def _losses(results: dict[str, Figures]) -> str:
     head = ["domain.language", "bytes", "tokens"]
     for name in results:
         head += [f"{name}: nats per token", "perplexity", "bits per byte"]
-    cells = next(iter(results.values()))["held_out"]
+    cells = {name: result["held_out"] | {"all": result["held_out_all"]} for name, result in results.items()}
     rows = []
-    for cell, first in cells.items():
+    for cell, first in next(iter(cells.values())).items():
         row = [cell, f"{first['bytes']:,}", f"{first['tokens']:,}"]
-        for result in results.values():
-            loss = result["held_out"][cell]
+        for losses in cells.values():
+            loss = losses[cell]
             row.append(f"{loss['nats_per_token']:.3f}")
             row.append(f"{loss['perplexity']:.1f}")
             row.append(f"{loss['bits_per_byte']:.3f}")
         rows.append(row)
-    return _table(head, rows, 1)
+    return table(head, rows, 1)
 
 
 def _specialisation(result: Figures) -> str:
@@ -189,20 +184,4 @@ def _specialisation(result: Figures) -> str:
         [cell, str(lift["layer"]), str(lift["expert"]), f"{lift['ratio']:.1f}"]
         for cell, lift in experts["largest_lift"].items()
     ]
-    return text + _table(["domain.language", "layer", "expert", "times its mean share"], rows, 1)
-
-
-def _data(sources: dict[str, list[Figures]]) -> str:
-    rows = [
-        [
-            cell,
-            part["title"],
-            part["package"] or "-",
-            part["licence"],
-            f"{part['documents']:,}",
-            f"{part['bytes']:,}",
-        ]
-        for cell, parts in sorted(sources.items())
-        for part in parts
-    ]
-    return _table(["domain.language", "text", "from", "licence", "documents", "bytes"], rows, 4)
+    return text + table(["domain.language", "layer", "expert", "times its mean share"], rows, 1)

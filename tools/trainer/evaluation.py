@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp, log, log2
 
@@ -36,6 +37,17 @@ class CellLoss:
             "perplexity": round(exp(self.nats / self.tokens), 3),
             "bits_per_byte": round(self.nats / log(2) / self.text_bytes, 4),
         }
+
+
+def total(losses: Iterable[CellLoss]) -> CellLoss:
+    """The loss on all text of several cells."""
+    parts = list(losses)
+    return CellLoss(
+        sum(part.documents for part in parts),
+        sum(part.text_bytes for part in parts),
+        sum(part.tokens for part in parts),
+        sum(part.nats for part in parts),
+    )
 
 
 def held_out_loss(

@@ -73,16 +73,19 @@ def train(
             progress.history.append(entry)
             report(f"{shape.name} " + " ".join(f"{key}={value}" for key, value in entry.items()))
         if progress.step % CHECKPOINT_EVERY == 0 or progress.step == recipe.steps:
-            _save(model, optimizers, progress, state)
+            _save(model, optimizers, progress, recipe, state)
     return model.eval(), progress
 
 
-def restore(shape: ModelShape, state: Path) -> tuple[Decoder, Progress]:
+def restore(shape: ModelShape, state: Path) -> tuple[Decoder, Progress, Recipe]:
     """The model of the latest checkpoint, for export; SystemExit if there is none."""
-    if not _path(state, shape).exists():
+    path = _path(state, shape)
+    if not path.exists():
         raise SystemExit(f"{state} has no checkpoint of {shape.name}")
-    model, _, progress = _resume(shape, Recipe(), state)
-    return model.eval(), progress
+    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    model = Decoder(shape)
+    model.load_state_dict(saved["model"])
+    return model.eval(), Progress(**saved["progress"]), Recipe(**saved["recipe"])
 
 
 def _path(state: Path, shape: ModelShape) -> Path:
@@ -129,7 +132,13 @@ def _optimizers(model: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _save(model: Decoder, optimizers: list[torch.optim.Optimizer], progress: Progress, state: Path) -> None:
+def _save(
+    model: Decoder,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+    recipe: Recipe,
+    state: Path,
+) -> None:
     state.mkdir(parents=True, exist_ok=True)
     path = _path(state, model.shape)
     beside = path.with_suffix(".new")
@@ -137,6 +146,7 @@ def _save(model: Decoder, optimizers: list[torch.optim.Optimizer], progress: Pro
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "progress": asdict(progress),
+        "recipe": asdict(recipe),
     }
     torch.save(saved, beside)
     beside.replace(path)
