@@ -95,7 +95,7 @@ class Recipe:
     stays, and falls linearly to zero over the last `decay` of the steps (arXiv:2404.06395 calls it WSD), so
     that a run can be cut short by a smaller `steps`."""
 
-    steps: int = 1500
+    steps: int = 480
     sequences: int = 4
     length: int = 1024
     learning_rate: float = 3e-3
