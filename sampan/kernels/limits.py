@@ -31,6 +31,8 @@ from sampan.kernels.simd import (
 )
 
 _READ_BYTES = 1 << 29
+# What a thread reads to have nothing else in the caches, the shared ones included.
+_CACHE_BYTES = 1 << 26
 _TILE = 4
 _DOT_STEPS = 8
 # Inputs per lane (4) * lanes (16) * tokens * multiply and add.
@@ -74,12 +76,17 @@ def dot_loop(weights: int, x: int, scales: int, sink: int, rounds: int) -> None:
     store_tile(sink, 64, _TILE, sums)
 
 
-def _median_rate(work: Callable[[int], float], threads: int, seconds: float) -> float:
+def _median_rate(
+    work: Callable[[int], float],
+    threads: int,
+    seconds: float,
+    prepare: Callable[[int], object] = lambda index: index,
+) -> float:
     """Work per second of all threads together: the sum of each one's median over rounds for about `seconds`.
 
     Not the best: on a shared machine the best round is luck, which the measured program has as rarely.
     Threads live through all rounds, because one that has just begun often shares its parent's core for some
-    milliseconds.
+    milliseconds. `prepare` goes before each round and is not timed.
     """
     together = threading.Barrier(threads)
     rates = [0.0] * threads
@@ -89,6 +96,7 @@ def _median_rate(work: Callable[[int], float], threads: int, seconds: float) -> 
         rounds: list[float] = []
         deadline = time.perf_counter() + seconds
         while not rounds or time.perf_counter() < deadline:
+            prepare(index)
             begin = time.perf_counter()
             done = work(index)
             rounds.append(done / (time.perf_counter() - begin))
@@ -107,6 +115,7 @@ def read_bandwidth(memory: NDArray[np.uint8], threads: int, seconds: float = 0.5
     """Bytes per second that `threads` threads read in a bare loop over `memory`, or its first 512 MiB.
 
     Give it the bytes that the measured program reads: on a virtual machine, pages may lie near or far.
+    Fewer bytes than that are read with other ones in the caches.
     """
     base = memory.ctypes.data
     sinks = aligned_zeros(threads * 64)
@@ -118,7 +127,16 @@ def read_bandwidth(memory: NDArray[np.uint8], threads: int, seconds: float = 0.5
 
     for index in range(threads):
         work(index)  # Pages of a file are mapped when they are first read.
-    return _median_rate(work, threads, seconds)
+    if memory.size >= _READ_BYTES:
+        return _median_rate(work, threads, seconds)
+    others = aligned_zeros(_CACHE_BYTES)
+    others[::4096] = 1  # Pages that were never written are all one page of zeros.
+
+    def replace_caches(index: int) -> None:
+        start = others.ctypes.data
+        read_loop(start, start + _CACHE_BYTES, sinks.ctypes.data + index * 64)
+
+    return _median_rate(work, threads, seconds, replace_caches)
 
 
 def int8_rate(threads: int, seconds: float = 0.5) -> float:

@@ -54,10 +54,13 @@ def test_read_bandwidth(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "read_loop", recorded)
     for size, bound in ((memory.size, 1 << 29), (1 << 21, 1 << 21)):
         ranges.clear()
+        monkeypatch.setattr(limits, "_CACHE_BYTES", 1 << 12)
         monkeypatch.setattr(limits, "_READ_BYTES", bound)
         assert 1e6 < limits.read_bandwidth(memory, threads, 0.0) < 1e14
-        starts, ends = zip(*sorted(ranges), strict=True)
-        assert len(ranges) == threads
+        inside = {(a, b) for a, b in ranges if memory.ctypes.data <= a < memory.ctypes.data + memory.size}
+        assert (ranges == inside) == (bound < memory.size)
+        starts, ends = zip(*sorted(inside), strict=True)
+        assert len(inside) == threads
         assert starts[0] == memory.ctypes.data
         assert starts[1:] == ends[:-1]
         assert 0 <= memory.ctypes.data + size - ends[-1] < 256 * threads
