@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def run(reference: str, context: int, tokens: int, rounds: int) -> dict[str, Any
         each = {code: milliseconds([code]) for code in present}
         together = sum(each.values())
         return {
-            "model": model.reference,
+            "model": Path(model.reference).name if Path(model.reference).exists() else model.reference,
             "context": context,
             "tokens": tokens,
             "step_ms": whole,

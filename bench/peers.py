@@ -155,7 +155,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures = {row: {n: statistics.median(r) for n, r in by.items()} for row, by in rates.items()}
         return {
             "machine": {"cpu": cpu_name(), "threads": threads},
-            "model": local.reference,
+            # A path says where a file lies on one machine, which is nobody else's business.
+            "model": Path(local.reference).name if Path(local.reference).exists() else local.reference,
             "engines": {peer.name: peer.about for peer in peers},
             "missing": missing,
             "tok_s": figures,

@@ -30,6 +30,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
+# How the names of the default model's results begin.
+DEFAULT = "smollm2"
+
 Report = Mapping[str, Any]
 
 
@@ -147,8 +150,8 @@ def section(results: Sequence[Path], language: Language) -> str:
 
 
 def result_files(folder: Path = RESULTS) -> list[Path]:
-    """The results, by name. ValueError for a file whose name does not say what it is."""
-    files = sorted(folder.glob("*.json"))
+    """The results, the default model's first. ValueError for a file whose name does not say what it is."""
+    files = sorted(folder.glob("*.json"), key=lambda path: (not path.name.startswith(DEFAULT), path.name))
     for path in files:
         if path.name.split(".")[-2] not in (*_WRITERS, *_NOT_QUOTED):
             kinds = ", ".join(f"NAME.{kind}.json" for kind in (*_WRITERS, *_NOT_QUOTED))
