@@ -49,7 +49,7 @@ _TRAINING = """\
 through the {corpus:.2f} million tokens of the training text. Muon for the layers' matrices and AdamW
 for the rest, learning rate {rate}, warmed up, constant, and falling to zero over the last
 {decay:.0%} of the steps; bfloat16 products, float32 weights. {minutes:.0f} minutes of one core of a
-Zen 4 CPU, {flops:.0f} TFLOP in matrix products.
+Zen 5 CPU, {flops:.0f} TFLOP in matrix products.
 """
 
 _BALANCE = """
