@@ -30,12 +30,6 @@ from sampan.kernels.layout import (
     OP_COUNT_WORD,
     PAGE_BYTES,
     PAGE_TOKENS,
-    QUANTIZED_PLANE,
-    QUANTIZED_SCALE_STRIDE,
-    QUANTIZED_SCALES,
-    QUANTIZED_STRIDE,
-    QUANTIZED_WIDE,
-    QUANTIZED_X,
     QUERIES,
     QUERIES_STRIDE,
     ROTARY,
@@ -55,28 +49,17 @@ from sampan.kernels.layout import (
 )
 from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_row
-from sampan.kernels.quantize import quantize_row
+from sampan.kernels.quantize import quantize_output
 from sampan.kernels.rope import next_token_follows, rotate, store_key, store_value
 from sampan.kernels.simd import load_f32, load_scalar_f32, load_scalar_i64, load_word, splat, store_f32
-
-
-@kernel
-def _quantize_into(op: int, source: int, row: int) -> None:
-    quantize_row(
-        source,
-        load_word(op, COLUMNS),
-        load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE),
-        load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE),
-        load_word(op, QUANTIZED_PLANE),
-        load_word(op, QUANTIZED_WIDE),
-    )
 
 
 @kernel
 def quantize(op: int, first: int, end: int) -> None:
     """Rows of floats to quantized rows. Unit: a row."""
     for row in range(first, end):
-        _quantize_into(op, load_word(op, SOURCE) + row * load_word(op, SOURCE_STRIDE), row)
+        source = load_word(op, SOURCE) + row * load_word(op, SOURCE_STRIDE)
+        quantize_output(op, source, load_word(op, COLUMNS), row)
 
 
 @kernel
@@ -106,7 +89,7 @@ def latent_store(op: int, step: int, first: int, end: int) -> None:
         store_key(key, base, position % PAGE_TOKENS, key_dim, latent, integer)
         store_value(key, base, position % PAGE_TOKENS, key_dim, latent, integer, clear)
         queries = load_word(op, QUERIES) + token * load_word(op, QUERIES_STRIDE)
-        _quantize_into(op, queries, token)
+        quantize_output(op, queries, load_word(op, COLUMNS), token)
         queries += load_word(op, COLUMNS) * 4
         target = load_word(op, TARGET) + token * load_word(op, TARGET_STRIDE)
         for head in range(heads):

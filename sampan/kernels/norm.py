@@ -43,9 +43,19 @@ def norm_add_row(
 
 @kernel
 def norm_quantize_row(
-    source: int, weight: int, columns: int, epsilon: np.float32, x: int, scales: int, plane: int, wide: int
+    source: int,
+    weight: int,
+    columns: int,
+    epsilon: np.float32,
+    floats: int,
+    x: int,
+    scales: int,
+    plane: int,
+    wide: int,
 ) -> None:
-    """Quantize rms_norm(source) * weight in one pass over the normed values; see `quantize_pair`."""
+    """Quantize rms_norm(source) * weight in one pass over the normed values; see `quantize_pair`. The values
+    themselves go to `floats` unless that is 0.
+    """
     group_bytes = GROUP_SIZE * (2 if wide else 1)
     factor = splat(inverse_rms(source, columns, epsilon))
     for group in range(columns // GROUP_SIZE):
@@ -53,4 +63,7 @@ def norm_quantize_row(
         w = weight + group * (GROUP_SIZE * 4)
         low = load_f32(at) * factor * load_f32(w)
         high = load_f32(at + 64) * factor * load_f32(w + 64)
+        if floats != 0:
+            store_f32(floats + group * (GROUP_SIZE * 4), low)
+            store_f32(floats + group * (GROUP_SIZE * 4) + 64, high)
         quantize_pair(low, high, x + group * group_bytes, scales + group * 4, plane, wide)

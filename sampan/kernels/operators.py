@@ -84,7 +84,7 @@ from sampan.kernels.layout import (
 from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
-from sampan.kernels.quantize import quantize_row
+from sampan.kernels.quantize import quantize_output
 from sampan.kernels.rope import next_token_follows, rotate, store_key, store_value
 from sampan.kernels.rows import dequantize_row
 from sampan.kernels.simd import (
@@ -119,24 +119,18 @@ def norm_quantize(op: int, first: int, end: int) -> None:
     for row in range(first, end):
         rows = load_word(op, ROWS)
         source = load_scalar_i64(rows + row * 8) if rows != 0 else row
+        floats = load_word(op, TARGET)
         norm_quantize_row(
             load_word(op, SOURCE) + source * load_word(op, SOURCE_STRIDE),
             load_word(op, WEIGHT),
             load_word(op, COLUMNS),
             load_scalar_f32(op + EPSILON * 8),
+            floats + row * load_word(op, TARGET_STRIDE) if floats != 0 else 0,
             load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE),
             load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE),
             load_word(op, QUANTIZED_PLANE),
             load_word(op, QUANTIZED_WIDE),
         )
-        if load_word(op, TARGET) != 0:
-            norm_row(
-                load_word(op, SOURCE) + source * load_word(op, SOURCE_STRIDE),
-                load_word(op, WEIGHT),
-                load_word(op, TARGET) + row * load_word(op, TARGET_STRIDE),
-                load_word(op, COLUMNS),
-                load_scalar_f32(op + EPSILON * 8),
-            )
 
 
 @kernel
@@ -380,11 +374,4 @@ def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> 
                 for chunk in range(chunk_count(position, load_word(op, WINDOW))):
                     fold_partial(scratch, partials + (chunk * heads + head) * state_bytes, value_dim)
                 finish_state(scratch, out + head * value_dim * 4, value_dim)
-        quantize_row(
-            out,
-            heads * value_dim,
-            load_word(op, QUANTIZED_X) + token * load_word(op, QUANTIZED_STRIDE),
-            load_word(op, QUANTIZED_SCALES) + token * load_word(op, QUANTIZED_SCALE_STRIDE),
-            load_word(op, QUANTIZED_PLANE),
-            load_word(op, QUANTIZED_WIDE),
-        )
+        quantize_output(op, out, heads * value_dim, token)

@@ -10,9 +10,18 @@ import numpy as np
 
 from sampan.formats import GROUP_SIZE
 from sampan.kernels.jit import kernel
+from sampan.kernels.layout import (
+    QUANTIZED_PLANE,
+    QUANTIZED_SCALE_STRIDE,
+    QUANTIZED_SCALES,
+    QUANTIZED_STRIDE,
+    QUANTIZED_WIDE,
+    QUANTIZED_X,
+)
 from sampan.kernels.simd import (
     fma,
     load_f32,
+    load_word,
     reduce_add,
     reduce_max,
     round_to_even,
@@ -79,3 +88,16 @@ def quantize_row(source: int, columns: int, x: int, scales: int, plane: int, wid
         quantize_pair(
             load_f32(at), load_f32(at + 64), x + group * group_bytes, scales + group * 4, plane, wide
         )
+
+
+@kernel
+def quantize_output(op: int, source: int, columns: int, row: int) -> None:
+    """Quantize `columns` floats to row `row` of an op's quantized output."""
+    quantize_row(
+        source,
+        columns,
+        load_word(op, QUANTIZED_X) + row * load_word(op, QUANTIZED_STRIDE),
+        load_word(op, QUANTIZED_SCALES) + row * load_word(op, QUANTIZED_SCALE_STRIDE),
+        load_word(op, QUANTIZED_PLANE),
+        load_word(op, QUANTIZED_WIDE),
+    )

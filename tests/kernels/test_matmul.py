@@ -233,16 +233,20 @@ def test_norms(groups: int, seed: int, scale: float) -> None:
     )
     np.testing.assert_allclose(out, twin[0] * 1.5, rtol=1e-5, atol=1e-6)
     a = Activations(values)
+    floats = zeros((columns,), np.float32)
     norm_quantize_row(
         values.ctypes.data,
         weight.ctypes.data,
         columns,
         np.float32(1e-5),
+        floats.ctypes.data,
         a.codes.ctypes.data,
         a.planes.ctypes.data,
         a.plane,
         0,
     )
+    norm_row(values.ctypes.data, weight.ctypes.data, out.ctypes.data, columns, np.float32(1e-5))
+    np.testing.assert_array_equal(floats, out)
     restored = a.codes[:1] * np.repeat(a.scales, 32, axis=1)
     step = np.abs(twin).reshape(1, -1, 32).max(axis=2).repeat(32, axis=1) / 127
     assert (np.abs(restored - twin) <= step * 0.51 + 1e-6).all()
