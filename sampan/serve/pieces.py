@@ -1,0 +1,53 @@
+"""What a parser makes of one answer's text: pieces in the order in which they were written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Text for the reader."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ReasoningPiece:
+    """Text that the model wrote to itself."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolStartPiece:
+    """A call of the tool of this name begins; the pieces of arguments that follow are its own."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ToolArgumentsPiece:
+    """More of the JSON text of the last call's arguments."""
+
+    text: str
+
+
+Piece = TextPiece | ReasoningPiece | ToolStartPiece | ToolArgumentsPiece
+
+
+class AnswerParser(Protocol):
+    """Sorts one answer's text, which comes in any cut, into pieces; text that may yet turn out to be a mark
+    is held back. Joined, the pieces do not depend on the cut.
+    """
+
+    def push(self, text: str) -> list[Piece]:
+        """The pieces that `text` completes."""
+        ...
+
+    def finish(self) -> list[Piece]:
+        """What was held back, once it is known that nothing follows. A call that was cut short stays as far
+        as it was written.
+        """
+        ...
