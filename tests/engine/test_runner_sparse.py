@@ -19,9 +19,9 @@ from tests.engine.runners import Make
 from tests.engine.schedules import Logits, alone, assert_same_bits, run_schedule
 from tests.models.model_files import GOLDEN, SPARSE_CASES, golden
 
-# The twin has the pack's 8-bit weights, so what is left is activations, of 8 bits where experts read them, and
-# the cache: at most 0.0085 and 0.0110 as measured on every case. The checkpoint's own weights are float32
-# (0.0215).
+# The twin has the pack's 8-bit weights, so what is left is activations, of 8 bits where experts read them,
+# and the cache: at most 0.0085 and 0.0110 as measured on every case. The checkpoint's own weights are
+# float32 (0.0215).
 TWIN_ERROR: dict[KeyValueType, float] = {"bf16": 0.011, "int8": 0.014}
 SOURCE_ERROR = 0.025
 SOURCE_DIVERGENCE = 7e-4
