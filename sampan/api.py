@@ -105,9 +105,9 @@ def load(
 
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
-    contexts the KV cache holds at once. `max_experts`: most experts per token that a request may ask for;
-    None is as many as the model was trained with. `progress` is called with (what, bytes done, bytes in all
-    or None).
+    contexts the KV cache holds at once; a model with linear layers runs no more at a time. `max_experts`:
+    most experts per token that a request may ask for; None is as many as the model was trained with.
+    `progress` is called with (what, bytes done, bytes in all or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
     memory is too small.
@@ -170,6 +170,7 @@ def _start(
         kernel_folder=kernels_folder(),
         kv_dtype=kv_dtype,
         max_experts=max_experts,
+        state_count=sequences,
     )
     engine = Engine(
         runner,
@@ -203,6 +204,7 @@ def load_tokenizer(pack: Pack) -> Tokenizer | None:
 def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "int8"], sequences: int) -> int:
     """The context to load with: what was asked for, checked, or a default that fits model and memory."""
     from sampan.cache.layout import KeyValueLayout
+    from sampan.cache.states import StateLayout
     from sampan.plan.machine import available_memory
 
     config = pack.config
@@ -212,14 +214,16 @@ def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "i
             f"context {context} is more than the {config.context_length} tokens this model was made for"
         )
     available = available_memory()
-    room = available - pack.nbytes - _WORKING_MEMORY
+    states = sequences * StateLayout.of(config).slot_bytes
+    room = available - pack.nbytes - states - _WORKING_MEMORY
     wanted = context or min(DEFAULT_CONTEXT, config.context_length)
     smallest = wanted if context else min(SMALLEST_DEFAULT_CONTEXT, wanted)
     while wanted * layout.token_bytes * sequences > room:
         if wanted // 2 < smallest:
             raise MachineError(
                 f"{_megabytes(available)} of memory are available, but the weights take "
-                f"{_megabytes(pack.nbytes)} and {sequences} x {wanted} tokens of {kv_dtype} KV cache "
+                f"{_megabytes(pack.nbytes)}{f', states {_megabytes(states)}' if states else ''} and "
+                f"{sequences} x {wanted} tokens of {kv_dtype} KV cache "
                 f"{_megabytes(wanted * layout.token_bytes * sequences)}; "
                 "ask for a smaller context, an int8 KV cache or a smaller model"
             )

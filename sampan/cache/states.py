@@ -58,6 +58,8 @@ class StatePool:
     """
 
     def __init__(self, state_count: int) -> None:
+        if state_count < 1:
+            raise RequestError(f"a model with linear layers needs at least one state slot, not {state_count}")
         self.state_count = state_count
         self._free = list(range(state_count - 1, -1, -1))
 

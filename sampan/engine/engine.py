@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sampan.cache.pages import PagePool
+from sampan.cache.states import StatePool
 from sampan.engine.experts import check_dial
 from sampan.engine.options import SamplingOptions
 from sampan.engine.sequence import Decode, Output, RunningSequence
@@ -45,6 +46,7 @@ class Engine:
     ) -> None:
         self.runner = runner
         self.pages = pages
+        self.states = StatePool(runner.state_count) if runner.config.linear_count else None
         self.context = min(context, pages.page_count * runner.page_tokens)
         self._decode = decode
         self._eos_ids = eos_ids
@@ -138,7 +140,7 @@ class Engine:
             self.cancel(sequence)
 
     def cancel(self, sequence: RunningSequence) -> None:
-        """End a sequence and free its pages; nothing happens when it has ended already."""
+        """End a sequence and free its memory; nothing happens when it has ended already."""
         with self._lock:
             if sequence.finish_reason is None:
                 sequence.finish_reason = "cancelled"
@@ -153,13 +155,18 @@ class Engine:
             self.runner.close()
 
     def _admit(self) -> None:
-        """First come, first served: a sequence starts when pages for its longest possible end are free."""
+        """First come, first served: a sequence starts when pages for its longest possible end are free and,
+        where layers keep a state, a slot for that.
+        """
         while self._waiting and len(self._running) < self.runner.max_batch_tokens:
             needed = -(-len(self._waiting[0].tokens) // self.runner.page_tokens)
-            if needed > self.pages.free_count:
+            if needed > self.pages.free_count or (self.states is not None and not self.states.free_count):
                 return
             sequence = self._waiting.popleft()
             sequence.pages = np.array(self.pages.allocate(needed), np.int32)
+            if self.states is not None:
+                sequence.state = self.states.allocate()
+                self.runner.clear_state(sequence.state)
             self._running.append(sequence)
 
     def _next_batch(self) -> list[tuple[RunningSequence, int]]:
@@ -177,5 +184,7 @@ class Engine:
         if sequence in self._running:
             self._running.remove(sequence)
             self.pages.free(sequence.pages.tolist())
+            if self.states is not None:
+                self.states.free(sequence.state)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
+from sampan.cache.states import StateLayout
 from sampan.engine.experts import most_experts
 from sampan.engine.span import Span
 from sampan.kernels import layout as k
@@ -27,7 +28,8 @@ class Runner:
 
     Not safe for use by several threads at once. `context`: most tokens of a sequence; `page_count`: pages of
     the KV cache; `kernel_folder`: where compiled kernels are kept; `max_experts`: most experts per token
-    that a span may ask for, where that is more than the model was trained with.
+    that a span may ask for, where that is more than the model was trained with; `state_count`: state slots,
+    of a model with linear layers: as many sequences can be under way at once.
     """
 
     page_tokens = PAGE_TOKENS
@@ -43,6 +45,7 @@ class Runner:
         kv_dtype: KeyValueType = "bf16",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         max_experts: int | None = None,
+        state_count: int = 1,
     ) -> None:
         config = pack.config
         self.config = config
@@ -54,8 +57,17 @@ class Runner:
         layout = KeyValueLayout.of(config, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
+        self.state_count = state_count if config.linear_count else 0
+        size = self.state_count * StateLayout.of(config).slot_bytes
+        self._states = aligned_zeros(size)[:size].reshape(self.state_count, -1 if size else 0)
         self._program = build_program(
-            pack, layout, self._cache.ctypes.data, max_batch_tokens, context, self.max_experts
+            pack,
+            layout,
+            self._cache.ctypes.data,
+            max_batch_tokens,
+            context,
+            self.max_experts,
+            self._states.ctypes.data,
         )
         self._ropes = [inverse_frequencies(rope, context) for rope in config.ropes]
         step = self._program.step.words
@@ -68,8 +80,8 @@ class Runner:
 
         Returns the logits wanted, float32 [outputs, vocab_size], in the order of the spans; they belong to
         the runner and are valid until the next call. ValueError for more than `max_batch_tokens` tokens in
-        all, and for a token, position, page or number of experts that does not exist: the kernels do not
-        check addresses.
+        all, for a token, position, page, state slot or number of experts that does not exist, and for two
+        spans with one state: the kernels do not check addresses.
         """
         step = self._program.step
         tokens = outputs = slots = 0
@@ -97,12 +109,18 @@ class Runner:
             row[k.SPAN_START] = span.start
             row[k.SPAN_PAGES] = pages.ctypes.data
             row[k.SPAN_SLOT] = slot
+            row[k.SPAN_STATE] = span.state
             wanted = {"none": 0, "last": 1, "all": count}[span.outputs]
             step.output_rows[outputs : outputs + wanted] = np.arange(end - wanted, end)
             outputs += wanted
             tokens = end
         _check_below(step.ids[:tokens], self.vocab_size, "tokens")
         _check_below(step.pages[:tokens], self._page_count, "pages")
+        if self.config.linear_count:
+            taken = step.spans[: len(spans), k.SPAN_STATE]
+            _check_below(taken, self.state_count, "state slots")
+            if len(np.unique(taken)) < len(spans):
+                raise ValueError("two spans of a step have one state slot")
         if self.config.sparse_count:
             counts = step.expert_counts[:tokens]
             _check_below(counts - 1, self.max_experts, "experts per token, less one,")
@@ -123,6 +141,14 @@ class Runner:
             return np.empty((0, 0, 0), np.int32)
         tokens = self._program.step.words[k.STEP_TOKENS]
         return self._program.routes[:, :tokens]
+
+    def clear_state(self, slot: int) -> None:
+        """See `ModelRunner`."""
+        self._states[slot] = 0
+
+    def copy_state(self, source: int, target: int) -> None:
+        """See `ModelRunner`."""
+        self._states[target] = self._states[source]
 
     def close(self) -> None:
         """Stop the threads."""

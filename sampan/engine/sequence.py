@@ -30,11 +30,12 @@ class Output:
 
 
 class RunningSequence:
-    """Tokens of a prompt and its answer, the pages that hold their keys and values, and how far it got.
+    """Tokens of a prompt and its answer, the memory of them that layers keep, and how far it got.
 
     `tokens` is int32 [prompt + max_tokens], filled up to `length`; `computed` tokens have their keys and
-    values in the cache. A sequence waits (no pages), reads its prompt, decodes, and ends with a
-    `finish_reason` ("error": see `error`); its outputs lie in `pending` until somebody takes them.
+    values in `pages` of the cache and are part of what state slot `state` holds. A sequence waits (no pages),
+    reads its prompt, decodes, and ends with a `finish_reason` ("error": see `error`); its outputs lie in
+    `pending` until somebody takes them.
     `expert_usage`, where it is counted: tokens per expert so far, int64 [sparse layers, experts].
     """
 
@@ -53,6 +54,7 @@ class RunningSequence:
         self.length = self.prompt_length = len(prompt)
         self.computed = 0
         self.pages: NDArray[np.int32] = np.empty(0, np.int32)
+        self.state = 0
         self.options = options
         self.seed = seed
         self.finish_reason: FinishReason | None = None
@@ -75,6 +77,7 @@ class RunningSequence:
             pages=self.pages,
             outputs="last" if count == self.uncomputed else "none",
             dial=self.options.dial,
+            state=self.state,
         )
 
     def advance(self, logits: NDArray[np.float32]) -> None:

@@ -20,7 +20,9 @@ class Span:
     """Consecutive tokens of one sequence that go through the model in this step.
 
     `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int32, page ids that cover positions
-    0..start+n; `outputs`: which tokens' logits are wanted; `dial`: to how many experts the tokens are sent.
+    0..start+n; `outputs`: which tokens' logits are wanted; `dial`: to how many experts the tokens are sent;
+    `state`: the sequence's state slot, which must be clear where `start` is 0; ignored by models without
+    linear layers.
     """
 
     tokens: NDArray[np.int32]
@@ -28,10 +30,11 @@ class Span:
     pages: NDArray[np.int32]
     outputs: Outputs
     dial: ExpertDial = FULL
+    state: int = 0
 
 
 class ModelRunner(Protocol):
-    """A model with its KV cache. Row i of `forward` does not depend on the other spans, down to the bit."""
+    """A model with its KV cache and states. A row of `forward` does not depend on other spans, to the bit."""
 
     @property
     def config(self) -> ModelConfig: ...
@@ -56,6 +59,19 @@ class ModelRunner(Protocol):
 
     @property
     def max_batch_tokens(self) -> int: ...
+
+    @property
+    def state_count(self) -> int:
+        """State slots, one for each sequence that runs at once; 0 for a model without linear layers."""
+        ...
+
+    def clear_state(self, slot: int) -> None:
+        """Make a slot that of a sequence without tokens."""
+        ...
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Make `target` what `source` is now."""
+        ...
 
     def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         """Logits float32 [outputs wanted, vocab_size], spans in order; valid until the next call."""

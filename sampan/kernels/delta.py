@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.kernels.jit import kernel
+from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.layout import (
     BETAS,
     CONV_WIDTH,
@@ -80,7 +80,7 @@ def convolution_units(op: int) -> int:
     return 2 * load_word(op, KV_HEADS) + load_word(op, HEADS) + 1
 
 
-@kernel
+@inlined_kernel
 def _convolve_head(op: int, span: int, head: int) -> None:
     """A head's channels of all tokens of a span, and their last inputs for the tokens after them."""
     kv_heads = load_word(op, KV_HEADS)
@@ -123,7 +123,7 @@ def _convolve_head(op: int, span: int, head: int) -> None:
             store_f32(history + kept * channels * 4 + part * 64, load_f32(at + part * 64))
 
 
-@kernel
+@inlined_kernel
 def _gate_heads(op: int, span: int) -> None:
     """Replace the matrices' outputs for beta and decay by what they are for each value head."""
     first = load_word(span, SPAN_FIRST)
@@ -138,7 +138,7 @@ def _gate_heads(op: int, span: int) -> None:
             store_f32(decays + at, exponential(load_f32(load_word(op, DECAY_RATE) + at) * speed))
 
 
-@kernel
+@inlined_kernel
 def linear_conv(op: int, step: int, first: int, end: int) -> None:
     """Causal depthwise convolution and SiLU; norms of queries and keys; beta and decay. Unit: a head of a
     span, first queries, then keys, then values, or what is behind them.
@@ -213,7 +213,7 @@ def delta_blocks(op: int) -> int:
     return (load_word(op, VALUE_DIM) // 16 + BLOCK - 1) // BLOCK
 
 
-@kernel
+@inlined_kernel
 def delta_rule(op: int, step: int, first: int, end: int) -> None:
     """States of the span's sequence brought forward by its tokens; outputs in the place of values. Unit: a
     block of value columns of a head of a span.
@@ -246,7 +246,7 @@ def delta_rule(op: int, step: int, first: int, end: int) -> None:
             _block_columns(state, query, key, value, key_dim, value_dim, beta, decay, stride, count)
 
 
-@kernel
+@inlined_kernel
 def linear_norm(op: int, first: int, end: int) -> None:
     """RMS norm of each head's output, times SiLU of its gate, quantized. Unit: a token."""
     heads = load_word(op, HEADS)
