@@ -85,7 +85,7 @@ def config_of(case: str, folder: Path, changes: Mapping[str, Any]) -> ModelConfi
 def golden_weights(case: str) -> dict[str, npt.NDArray[np.float32]]:
     """A golden checkpoint's tensors in float32."""
     source = SafetensorsSource(GOLDEN / case)
-    return {name: source.float32(name) for name in source.tensors}
+    return {name: source.float32(name).reshape(info.shape) for name, info in source.tensors.items()}
 
 
 def interleaved(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
@@ -223,10 +223,27 @@ def architecture(config: ModelConfig) -> str:
     return next(family.gguf_architecture for family in FAMILIES if family.name == config.family)
 
 
-def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None, *, old: bool = False) -> Path:
-    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it, in float32; `old`: as it
-    made them at first, with one up-projection for latent keys and values, and one projection into
-    Qwen3-Next's linear layers.
+def _add_weight(writer: gguf.GGUFWriter, name: str, values: npt.NDArray[Any], type_name: str) -> None:
+    """A tensor in a type, or in float32 where converters keep it or its rows are no whole blocks."""
+    kind = gguf.GGMLQuantizationType[type_name]
+    kept = values.ndim < 2 or "ffn_gate_inp" in name or "conv1d" in name
+    if kept or values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        writer.add_tensor(name, values)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+
+
+def golden_gguf(
+    case: str,
+    path: Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    old: bool = False,
+    type_name: str = "F32",
+) -> Path:
+    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it; `old`: as it made them at
+    first, with one up-projection for latent keys and values, and one projection into Qwen3-Next's linear
+    layers; `type_name`: of the matrices.
     """
     source = SafetensorsSource(GOLDEN / case)
     config = resolve_config(source)
@@ -295,17 +312,19 @@ def golden_gguf(case: str, path: Path, extra: Mapping[str, Any] | None = None, *
         if "linear_attn" in name:
             layer, _, part = name.partition(".linear_attn.")
             for part_name, values in linear_tensors(part, weight, config, old=old).items():
-                writer.add_tensor(f"blk.{layer.rpartition('.')[2]}.{part_name}", values)
-        elif "kv_b_proj" in name and not old:
+                _add_weight(writer, f"blk.{layer.rpartition('.')[2]}.{part_name}", values, type_name)
+            continue
+        added = gguf_name(name, family)
+        if "kv_b_proj" in name and not old:
             for part, values in _split_up(weight, config).items():
-                writer.add_tensor(gguf_name(name, family).replace("attn_kv_b", part), values)
+                _add_weight(writer, added.replace("attn_kv_b", part), values, type_name)
         elif ".experts." in name:
-            experts.setdefault(gguf_name(name, family), []).append(weight)
+            experts.setdefault(added, []).append(weight)
         else:
             shape = [-1] if "correction_bias" in name or "shared_expert_gate" in name else weight.shape
-            writer.add_tensor(gguf_name(name, family), np.ascontiguousarray(weight).reshape(shape))
+            _add_weight(writer, added, np.ascontiguousarray(weight).reshape(shape), type_name)
     for name, stack in experts.items():
-        writer.add_tensor(name, np.stack(stack))
+        _add_weight(writer, name, np.stack(stack), type_name)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
