@@ -39,16 +39,19 @@ def _from_gguf(fields: Fields, source: TensorSource) -> ModelConfig:
     return replace(config, attention_bias=True, shared_expert_gate=True)
 
 
+# Of the shared expert and its gate.
+SHARED_EXPERT_NAMES = {
+    "shared.gate": "mlp.shared_expert.gate_proj.weight",
+    "shared.up": "mlp.shared_expert.up_proj.weight",
+    "shared.down": "mlp.shared_expert.down_proj.weight",
+    "shared_gate": "mlp.shared_expert_gate.weight",
+}
+
 FAMILY = Family(
     "qwen2_moe",
     "qwen2moe",
     ("qwen2_moe",),
     _from_huggingface,
     _from_gguf,
-    huggingface_names={
-        "shared.gate": "mlp.shared_expert.gate_proj.weight",
-        "shared.up": "mlp.shared_expert.up_proj.weight",
-        "shared.down": "mlp.shared_expert.down_proj.weight",
-        "shared_gate": "mlp.shared_expert_gate.weight",
-    },
+    huggingface_names=SHARED_EXPERT_NAMES,
 )
