@@ -198,6 +198,38 @@ def test_default_context_fits_the_memory(random_model: Path, monkeypatch: pytest
         choose_context(pack, None, "bf16", 1)
 
 
+def test_states_take_memory_that_the_cache_could_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(
+        shape(),
+        layer_count=2,
+        layer_ropes=(0, 0),
+        windows=(0, 0),
+        linear_layers=(True, False),
+        linear_key_heads=4,
+        linear_value_heads=16,
+        linear_key_dim=128,
+        linear_value_dim=128,
+        linear_conv_width=4,
+    )
+    random_pack(config, tmp_path / "hybrid.pack", Q8)
+    pack = Pack.open(tmp_path / "hybrid.pack")
+    per_token = KeyValueLayout.of(config, "bf16").token_bytes
+    assert per_token == KeyValueLayout(1, 2, 32, 32, "bf16").token_bytes
+    state = 4 * (16 * 128 * 128 + 3 * (2 * 4 * 128 + 16 * 128))
+    fixed = pack.nbytes + 200 * 2**20
+
+    def with_room_for(states: int, tokens: int) -> None:
+        available = fixed + states * state + tokens * per_token
+        monkeypatch.setattr("sampan.plan.machine.available_memory", lambda: available)
+
+    with_room_for(3, 3 * 1024)
+    assert choose_context(pack, None, "bf16", 3) == 1024
+    with pytest.raises(MachineError, match=r"states 4 MiB and 4 x 256 tokens of bf16 KV cache"):
+        choose_context(pack, None, "bf16", 4)
+
+
 def test_importing_sampan_is_light() -> None:
     """What a warm start does not need is imported where it is needed."""
     heavy = ["numba", "tokenizers", "huggingface_hub", "gguf", "rich", "sampan.kernels.jit"]

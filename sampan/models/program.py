@@ -145,8 +145,6 @@ def _check(config: ModelConfig, rows: int, context: int, most: int) -> None:
         raise UnsupportedError(
             f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
         )
-    if config.linear_count or config.attention_output_gate:
-        raise UnsupportedError("gated DeltaNet layers and gated attention: there are no kernels for them yet")
     if config.sparse_count and config.sandwich_norms:
         raise UnsupportedError("a mixture of experts with norms after its blocks")
     if _most_units(config, rows, context, most) > k.MAX_UNITS:
@@ -254,9 +252,10 @@ def build_program(
     for layer in range(config.layer_count):
         prefix = f"layers.{layer}"
         # Where 8 bits cost most, measured by the divergence of the default model: what attention compares,
-        # the first and the last layer, and the logits. Everywhere else 15 bits would only cost time.
+        # the first and the last layer, and the logits. Everywhere else 15 bits would only cost time; in a
+        # linear layer no softmax magnifies what queries and keys are wrong by.
         wide = layer in (0, config.layer_count - 1)
-        source = norm(f"{prefix}.attention_norm", wide=True)
+        source = norm(f"{prefix}.attention_norm", wide=not config.is_linear(layer) or wide)
         if linear is not None and config.is_linear(layer):
             mixed, mixer = linear.emit(layer, source, wide), "linear"
         else:
