@@ -33,8 +33,8 @@ from sampan.weights.source import FLOAT_TYPES, TensorSource
 # 16 MB as float32; with its temporaries well under 100 MB, and small enough to stay near the caches.
 CHUNK_WEIGHTS = 1 << 22
 
-# Read at every token, or deciding every token: these lose the most at 4 bits. So do the few rows that say how
-# much a linear layer's state forgets and takes up, because the state carries their errors on.
+# Read at every token, or deciding every token: these lose the most at 4 bits. So do the few rows that say
+# what a linear layer's state takes up and forgets: 4 bits there cost more than 8 bits in all other matrices.
 ALWAYS_EIGHT_BITS = ("embedding", "output")
 ALWAYS_EIGHT_BITS_IN_LAYERS = (".linear.beta", ".linear.decay")
 
