@@ -98,6 +98,7 @@ def load(
     threads: int | None = None,
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     sequences: int = 1,
+    states: int | None = None,
     max_experts: int | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Model:
@@ -105,9 +106,10 @@ def load(
 
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
-    contexts the KV cache holds at once; a model with linear layers runs no more at a time. `max_experts`:
-    most experts per token that a request may ask for; None is as many as the model was trained with.
-    `progress` is called with (what, bytes done, bytes in all or None).
+    contexts the KV cache holds at once. `states`: how many sequences of a model with linear layers run at
+    once, since each has a state of fixed size; None is as many as `sequences`. `max_experts`: most experts
+    per token that a request may ask for; None is as many as the model was trained with. `progress` is called
+    with (what, bytes done, bytes in all or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
     memory is too small.
@@ -117,6 +119,7 @@ def load(
     _check_count("context", context)
     _check_count("threads", threads)
     _check_count("sequences", sequences)
+    _check_count("states", states)
     if kv_dtype not in ("bf16", "int8"):
         raise RequestError(f"kv_dtype must be bf16 or int8, not {kv_dtype!r}")
 
@@ -130,7 +133,16 @@ def load(
     pack = Pack.open(path)
     try:
         return _start(
-            pack, local.reference, context, threads, kv_dtype, sequences, max_experts, progress, started
+            pack,
+            local.reference,
+            context,
+            threads,
+            kv_dtype,
+            sequences,
+            sequences if states is None else states,
+            max_experts,
+            progress,
+            started,
         )
     except BaseException:
         pack.close()
@@ -144,6 +156,7 @@ def _start(
     threads: int | None,
     kv_dtype: Literal["bf16", "int8"],
     sequences: int,
+    states: int,
     max_experts: int | None,
     progress: Callable[[str, int, int | None], None] | None,
     started: float,
@@ -157,7 +170,7 @@ def _start(
     from sampan.plan.machine import default_threads
 
     most_experts(pack.config, max_experts)  # checked before kernels are compiled
-    context = choose_context(pack, context, kv_dtype, sequences)
+    context = choose_context(pack, context, kv_dtype, sequences, states)
     tokenizer = load_tokenizer(pack)
     page_count = sequences * -(-context // PAGE_TOKENS)
     if progress is not None and not is_compiled(kernels_folder()):
@@ -170,7 +183,7 @@ def _start(
         kernel_folder=kernels_folder(),
         kv_dtype=kv_dtype,
         max_experts=max_experts,
-        state_count=sequences,
+        state_count=states,
     )
     engine = Engine(
         runner,
@@ -201,7 +214,9 @@ def load_tokenizer(pack: Pack) -> Tokenizer | None:
     )
 
 
-def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "int8"], sequences: int) -> int:
+def choose_context(
+    pack: Pack, context: int | None, kv_dtype: Literal["bf16", "int8"], sequences: int, states: int = 1
+) -> int:
     """The context to load with: what was asked for, checked, or a default that fits model and memory."""
     from sampan.cache.layout import KeyValueLayout
     from sampan.cache.states import StateLayout
@@ -214,15 +229,16 @@ def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "i
             f"context {context} is more than the {config.context_length} tokens this model was made for"
         )
     available = available_memory()
-    states = sequences * StateLayout.of(config).slot_bytes
-    room = available - pack.nbytes - states - _WORKING_MEMORY
+    state_bytes = states * StateLayout.of(config).slot_bytes
+    room = available - pack.nbytes - state_bytes - _WORKING_MEMORY
     wanted = context or min(DEFAULT_CONTEXT, config.context_length)
     smallest = wanted if context else min(SMALLEST_DEFAULT_CONTEXT, wanted)
     while wanted * layout.token_bytes * sequences > room:
         if wanted // 2 < smallest:
+            kept = f", states {_megabytes(state_bytes)}" if state_bytes else ""
             raise MachineError(
                 f"{_megabytes(available)} of memory are available, but the weights take "
-                f"{_megabytes(pack.nbytes)}{f', states {_megabytes(states)}' if states else ''} and "
+                f"{_megabytes(pack.nbytes)}{kept} and "
                 f"{sequences} x {wanted} tokens of {kv_dtype} KV cache "
                 f"{_megabytes(wanted * layout.token_bytes * sequences)}; "
                 "ask for a smaller context, an int8 KV cache or a smaller model"

@@ -224,10 +224,10 @@ def test_states_take_memory_that_the_cache_could_have(
         available = fixed + states * state + tokens * per_token
         monkeypatch.setattr("sampan.plan.machine.available_memory", lambda: available)
 
-    with_room_for(3, 3 * 1024)
-    assert choose_context(pack, None, "bf16", 3) == 1024
-    with pytest.raises(MachineError, match=r"states 4 MiB and 4 x 256 tokens of bf16 KV cache"):
-        choose_context(pack, None, "bf16", 4)
+    with_room_for(3, 2 * 1024)
+    assert choose_context(pack, None, "bf16", 2, 3) == 1024
+    with pytest.raises(MachineError, match=r"states 4 MiB and 2 x 256 tokens of bf16 KV cache"):
+        choose_context(pack, None, "bf16", 2, 4)
 
 
 def test_importing_sampan_is_light() -> None:
