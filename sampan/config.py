@@ -351,7 +351,7 @@ class ModelConfig:
         if self.sparse_layers and len(self.sparse_layers) != self.layer_count:
             raise FormatError(f"{where}: sparse layers are not given for each of {self.layer_count} layers")
         if self.intermediate_size < (0 if sparse and all(self.sparse_layers) else 1):
-            raise FormatError(f"{where}: a size is not positive")
+            raise FormatError(f"{where}: the feed-forward size of dense layers is not positive")
         if not sparse:
             if self.expert_count or self.experts_per_token or self.shared_intermediate_size:
                 raise FormatError(f"{where}: there are experts, but no layer uses them")

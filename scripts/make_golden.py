@@ -3,7 +3,8 @@
 Needs its own environment: `pip install torch==2.13.0 transformers==5.23.0 safetensors numpy`. Then
 `python scripts/make_golden.py [NAME...]`. Each folder gets config.json and model.safetensors (bfloat16,
 exactly the values the logits were computed with) as transformers saves them, and golden.npz with `tokens` and
-`logits`. Biases of routers are large, so that they decide which experts are chosen.
+`logits`. Biases of routers are large, so that they decide which experts are chosen. transformers must give
+the same logits token by token and in a padded batch of unequal prompts.
 
 transformers has no MiniCPM, but a MiniCPM is a Llama whose matrices are scaled: the blocks' outputs
 (attention output, down projection) by scale_depth / sqrt(layers), the embedding by scale_emb, the output by

@@ -33,6 +33,12 @@ def gate_cuts(config: ModelConfig) -> dict[str, Cut]:
     }
 
 
+def conv_shape(config: ModelConfig, in_gguf: bool) -> tuple[int, ...]:
+    """The shape of the convolution's tensor, whose size is that of the largest cut."""
+    channels, width = config.linear_channels, config.linear_conv_width
+    return (channels, width) if in_gguf else (channels, 1, width)
+
+
 def linear_cuts(
     config: ModelConfig, names: Mapping[str, str], *, in_gguf: bool, tiled: bool
 ) -> dict[str, Cut]:
@@ -57,7 +63,7 @@ def linear_cuts(
         "linear.decay_bias": Cut((len(heads),), row_selection=heads),
         # A channel's weights lie side by side; in the pack, those of all channels for one token do.
         "linear.conv": Cut(
-            (channels, width) if in_gguf else (channels, 1, width),
+            conv_shape(config, in_gguf),
             row_selection=(np.arange(width)[:, None] + all_rows * width).reshape(-1),
         ),
     }

@@ -127,7 +127,7 @@ _GGUF_LINEAR = {
     "linear.decay_bias": "ssm_dt.bias",
     "linear.norm": "ssm_norm.weight",
 }
-# What llama.cpp's converter wrote for Qwen3-Next until January 2026.
+# What llama.cpp's converter wrote for Qwen3-Next at first.
 _GGUF_JOINT_LINEAR = {"linear.query_key_value": "ssm_in.weight", "linear.gate": "ssm_in.weight"}
 _HUGGINGFACE_LINEAR = {
     "linear.query_key_value": "linear_attn.in_proj_qkv.weight",

@@ -15,7 +15,7 @@ from sampan.errors import FormatError, UnsupportedError
 from sampan.models.family import Family, draft_layer_count
 from sampan.models.fields import Fields, shown
 from sampan.models.latent_plan import latent_cuts
-from sampan.models.linear_plan import gate_cuts, linear_cuts
+from sampan.models.linear_plan import conv_shape, gate_cuts, linear_cuts
 from sampan.models.plan import Cut, PlannedTensor, SourceRows
 from sampan.models.rope_import import gguf_rope_tensors
 from sampan.models.tensor_names import CheckpointNames, checkpoint_names
@@ -70,6 +70,7 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
     """The plan for `registry.tensor_plan`, which documents the errors."""
     names = checkpoint_names(source, config, family)
     _require_room_for_experts(source, config, names)
+    _require_channels(source, config, names)
     wanted = list(_wanted(config))
     places = _places(names.parts, {tensor.part: tensor.shape for tensor in wanted}, config.expert_count)
     permutations = _permutations(source, config, family)
@@ -164,6 +165,15 @@ def _require_room_for_experts(source: TensorSource, config: ModelConfig, names: 
         if name not in source.tensors:
             raise FormatError(f"{source.path}: missing tensors {shown([name])}")
         _check_shape(source, name, (config.expert_count, config.hidden_size, config.expert_intermediate_size))
+
+
+def _require_channels(source: TensorSource, config: ModelConfig, names: CheckpointNames) -> None:
+    """Refuse more channels of linear layers than the checkpoint has, before they are spelled out."""
+    if any(config.linear_layers):
+        name = names.full("linear.conv", config.linear_layers.index(True))
+        if name not in source.tensors:
+            raise FormatError(f"{source.path}: missing tensors {shown([name])}")
+        _check_shape(source, name, conv_shape(config, source.kind == "gguf"))
 
 
 def _wanted(config: ModelConfig) -> Iterator[_Wanted]:

@@ -5,6 +5,7 @@ the layer computes.
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,19 @@ def test_published_configurations(name: str, tmp_path: Path) -> None:
         assert config.intermediate_size == 0
         assert config.router_normalize
         assert config.shared_expert_gate
+
+
+def test_a_longer_context_by_yarn(tmp_path: Path) -> None:
+    """As the model's card says to write it."""
+    rope = QWEN3_5["rope_parameters"] | {  # type: ignore[operator]
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 262_144,
+    }
+    case, keys = PUBLISHED["Qwen3.6-27B"]
+    config = config_of(case, tmp_path, keys | {"rope_parameters": rope})
+    assert (config.ropes[0].scaling, config.ropes[0].dimensions) == ("yarn", 64)
+    assert config.context_length == 1_048_576
 
 
 def saved(folder: Path, weights: dict[str, Any], config: dict[str, Any]) -> Path:
@@ -370,6 +384,25 @@ def test_tensors_that_are_missing_or_of_another_shape(
     with pytest.raises(SampanError, match=problem) as raised:
         planned(saved(tmp_path, weights, golden_config(case)))
     assert "\n" not in str(raised.value)
+
+
+def test_more_channels_than_the_checkpoint_has(tmp_path: Path) -> None:
+    """A hostile number is refused before it takes memory."""
+    sizes = {
+        "linear_num_key_heads": 1024,
+        "linear_num_value_heads": 1024,
+        "linear_key_head_dim": 1024,
+        "linear_value_head_dim": 1024,
+        "linear_conv_kernel_dim": 16,
+    }
+    folder = saved(tmp_path, golden_weights("qwen3_5"), golden_config("qwen3_5") | sizes)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=r"conv1d.weight' has shape .*\[3145728, 1, 16\]"):
+            planned(folder)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_queries_without_gates_are_named(tmp_path: Path) -> None:
