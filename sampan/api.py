@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
     from sampan.config import ModelConfig
     from sampan.engine.engine import Engine
+    from sampan.engine.logprobs import TokenLogprob
     from sampan.engine.sequence import FinishReason
     from sampan.models.tokenizer import Tokenizer
     from sampan.weights.pack import Pack
 
 DEFAULT_CONTEXT = 4096
 SMALLEST_DEFAULT_CONTEXT = 256
+
+# Texts that `Model.embed` queues at a time.
+_EMBEDDED_AT_ONCE = 64
 
 # Activations, logits, compiled code and the interpreter itself.
 _WORKING_MEMORY = 200 * 2**20
@@ -35,11 +39,14 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of the prompt, of the answer (its end token included), and the context they share."""
+    """Tokens of the prompt, of the answer (its end token included), and the context they share; how many of
+    the prompt's came from the prefix cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     context: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,9 @@ class Completion:
     """An answer. `tokens` ends with the end token when the model wrote one; `text` is without it.
 
     `finish_reason`: "stop" (end token or stop string) or "length" (max_tokens or the context). `seed` repeats
-    the answer. `expert_usage`, with the option `count_experts`: how many tokens of prompt and answer each
-    expert had, int64 [sparse layers, experts]. The last token is not among them: it went into no layer.
+    the answer. `logprobs`, with the option of this name: one for each of `tokens`. `expert_usage`, with the
+    option `count_experts`: how many tokens of prompt and answer each expert had, int64 [sparse layers,
+    experts]. The last token is not among them: it went into no layer.
     """
 
     text: str
@@ -69,11 +77,14 @@ class Completion:
     seed: int
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None = None
     expert_usage: NDArray[np.int64] | None = dataclasses.field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `sampan run --json` prints it; `expert_usage` only where it was counted."""
+        """As `sampan run --json` prints it; `logprobs` and `expert_usage` only where they were asked for."""
         values = dataclasses.asdict(self)
+        if self.logprobs is None:
+            del values["logprobs"]
         usage = values.pop("expert_usage")
         return values if usage is None else values | {"expert_usage": usage.tolist()}
 
@@ -82,13 +93,15 @@ class Completion:
 class Chunk:
     """A piece of an answer: its tokens and the text that became certain with them, which may be empty.
 
-    The last chunk has the `finish_reason` and the whole `completion`.
+    `logprobs`: one for each of `tokens`, with the option of this name. The last chunk has the `finish_reason`
+    and the whole `completion`.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     completion: Completion | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 def load(
@@ -100,6 +113,7 @@ def load(
     sequences: int = 1,
     states: int | None = None,
     max_experts: int | None = None,
+    prefix_cache: bool = True,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Model:
     """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
@@ -108,7 +122,8 @@ def load(
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
     contexts the KV cache holds at once. `states`: how many sequences of a model with linear layers run at
     once, since each has a state of fixed size; None is as many as `sequences`. `max_experts`: most experts
-    per token that a request may ask for; None is as many as the model was trained with. `progress` is called
+    per token that a request may ask for; None is as many as the model was trained with. `prefix_cache`:
+    whether a prompt that begins like an earlier one is read only from where they differ. `progress` is called
     with (what, bytes done, bytes in all or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
@@ -141,6 +156,7 @@ def load(
             sequences,
             sequences if states is None else states,
             max_experts,
+            prefix_cache,
             progress,
             started,
         )
@@ -158,6 +174,7 @@ def _start(
     sequences: int,
     states: int,
     max_experts: int | None,
+    prefix_cache: bool,
     progress: Callable[[str, int, int | None], None] | None,
     started: float,
 ) -> Model:
@@ -191,6 +208,7 @@ def _start(
         context=context,
         decode=None if tokenizer is None else tokenizer.decode,
         eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
+        prefix_cache=prefix_cache,
     )
     return Model(reference, pack, engine, tokenizer, load_s=time.perf_counter() - started)
 
@@ -309,12 +327,35 @@ class Model:
     def stream(self, prompt: Prompt, **options: Unpack[OptionNames]) -> Iterator[Chunk]:
         """The answer to a prompt, a token at a time.
 
-        `prompt`: a text to continue, or messages to answer, each with a role and a content.
-        `options`: the fields of `SamplingOptions`; `stop` may be one string or any sequence of them. Raises
-        RequestError at once, before the first chunk, when the request cannot be honoured.
+        `prompt`: a text to continue, or messages to answer, each with a role and a content. `options`: the
+        fields of `SamplingOptions`; `stop` may be one string or any sequence of them, `logit_bias` a mapping.
+        Raises RequestError at once, before the first chunk, when the request cannot be honoured.
         """
         tokens = self.tokenize(prompt)
         return self._chunks(tokens, sampling_options(**options))
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Literal["mean", "last"] = "mean"
+    ) -> NDArray[np.float32]:
+        """One vector per text, float32 [texts, hidden_size], each of length 1: the mean of the hidden states
+        behind the model's last norm, or the one of the last token.
+
+        RequestError when a text is empty or does not fit into the context: nothing is cut.
+        """
+        import numpy as np
+
+        if isinstance(texts, str):
+            raise RequestError("embed takes a list of texts; for one text, write [text]")
+        sequences = [self.engine.new_embedding(self.tokenize(text), pooling) for text in texts]
+        vectors = np.empty((len(sequences), self.config.hidden_size), np.float32)
+        for first in range(0, len(sequences), _EMBEDDED_AT_ONCE):
+            group = sequences[first : first + _EMBEDDED_AT_ONCE]
+            self.engine.run(group)
+            for row, sequence in enumerate(group, first):
+                assert sequence.embedding is not None
+                vectors[row] = sequence.embedding
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     def _chunks(self, prompt: list[int], options: SamplingOptions) -> Iterator[Chunk]:
         sequence = self.engine.new_sequence(prompt, options)
@@ -324,11 +365,14 @@ class Model:
             first_token_s = 0.0
             texts: list[str] = []
             tokens: list[int] = []
+            logprobs: list[TokenLogprob] = []
             for output in self.engine.stream(sequence):
                 total_s = time.perf_counter() - started
                 first_token_s = first_token_s or total_s
                 texts.append(output.text)
                 tokens.append(output.token)
+                logprob = () if output.logprob is None else (output.logprob,)
+                logprobs += logprob
                 completion = None
                 if output.finish_reason is not None:
                     after_first = total_s - first_token_s
@@ -337,16 +381,17 @@ class Model:
                         tuple(tokens),
                         output.finish_reason,
                         sequence.seed,
-                        Usage(len(prompt), len(tokens), self.context),
+                        Usage(len(prompt), len(tokens), self.context, sequence.cached_tokens),
                         Timings(
                             self.load_s,
                             first_token_s,
                             total_s,
                             (len(tokens) - 1) / after_first if after_first > 0 else None,
                         ),
+                        tuple(logprobs) if logprob else None,
                         sequence.expert_usage,
                     )
-                yield Chunk(output.text, (output.token,), output.finish_reason, completion)
+                yield Chunk(output.text, (output.token,), output.finish_reason, completion, logprob or None)
 
         return chunks()
 
@@ -359,7 +404,12 @@ def sampling_options(**options: Unpack[OptionNames]) -> SamplingOptions:
         if name not in known:
             raise RequestError(f"unknown option {name!r}; there are {', '.join(known)}")
     stop = values.pop("stop", None) or ()
-    return SamplingOptions(stop=(stop,) if isinstance(stop, str) else tuple(stop), **values)
+    bias = values.pop("logit_bias", None) or ()
+    return SamplingOptions(
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        logit_bias=tuple(bias.items() if isinstance(bias, Mapping) else bias),
+        **values,
+    )
 
 
 def _check_count(name: str, value: int | None) -> None:
