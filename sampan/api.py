@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sampan.weights.pack import Pack
 
 DEFAULT_CONTEXT = 4096
+# A sequence's own, and snapshots behind its prompt and its answer.
+STATES_PER_SEQUENCE = 3
 SMALLEST_DEFAULT_CONTEXT = 256
 
 # Texts that `Model.embed` queues at a time.
@@ -120,8 +122,9 @@ def load(
 
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
-    contexts the KV cache holds at once. `states`: how many sequences of a model with linear layers run at
-    once, since each has a state of fixed size; None is as many as `sequences`. `max_experts`: most experts
+    contexts the KV cache holds at once. `states`: what a model with linear layers remembers has a fixed size;
+    so many are kept, one for each sequence that runs and the others as snapshots for the prefix cache; None
+    is three for each of `sequences`, or one without a prefix cache. `max_experts`: most experts
     per token that a request may ask for; None is as many as the model was trained with. `prefix_cache`:
     whether a prompt that begins like an earlier one is read only from where they differ. `progress` is called
     with (what, bytes done, bytes in all or None).
@@ -154,7 +157,7 @@ def load(
             threads,
             kv_dtype,
             sequences,
-            sequences if states is None else states,
+            sequences * (STATES_PER_SEQUENCE if prefix_cache else 1) if states is None else states,
             max_experts,
             prefix_cache,
             progress,

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from sampan.cache.pages import PagePool
 from sampan.cache.prefix import PrefixCache
-from sampan.cache.states import StatePool
 from sampan.engine.constraint import TokenConstraint
 from sampan.engine.costs import StepCosts
 from sampan.engine.embedding import EmbeddingSequence, Pooling
@@ -27,6 +26,7 @@ from sampan.engine.queue import WaitingQueue
 from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
 from sampan.engine.span import ModelRunner, rows_by_span
+from sampan.engine.states import SequenceStates
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
 from sampan.errors import RequestError
@@ -57,11 +57,11 @@ class Engine:
     ) -> None:
         self.runner = runner
         self.pages = pages
-        self.states = StatePool(runner.state_count) if runner.config.linear_count else None
         self.context = min(context, pages.page_count * runner.page_tokens)
         self._decode = decode
         self._eos_ids = eos_ids
         self._cache = PrefixCache(pages, runner.page_tokens)
+        self.states = SequenceStates(runner, self._cache) if runner.config.linear_count else None
         self._keep_prefixes = prefix_cache
         self._costs = StepCosts()
         self._turns = PromptTurns()
@@ -186,6 +186,8 @@ class Engine:
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
                 first += count
                 sequence.advance(count, rows)
+                if self.states is not None:
+                    self.states.keep(sequence)
                 if sequence.pending or sequence.finish_reason is not None:
                     news.append(sequence)
                 if sequence.finish_reason is not None:
@@ -295,22 +297,17 @@ class Engine:
         """
         while len(self._running) < self.runner.max_batch_tokens:
             sequence = self._waiting.first()
-            if sequence is None or (self.states is not None and not self.states.free_count):
+            if sequence is None or (self.states is not None and not self.states.room):
                 return
             dial = sequence.options.dial
-            setting = (
-                (dial.count_for(self.runner.config), dial.mass)
-                if self._keep_prefixes and self.states is None
-                else None
-            )
+            setting = (dial.count_for(self.runner.config), dial.mass) if self._keep_prefixes else None
             pages = self._cache.open(len(sequence.tokens), setting, sequence.reusable_prefix)
             if pages is None:
                 return
             self._waiting.start(sequence)
             sequence.pages = pages
             if self.states is not None:
-                sequence.state = self.states.allocate()
-                self.runner.clear_state(sequence.state)
+                self.states.start(sequence)
             self._running.append(sequence)
             self._prompt_tokens += sequence.prompt_length
 
@@ -325,7 +322,10 @@ class Engine:
         if decoding and reading:
             position = sum(sequence.computed for sequence in reading) / len(reading)
             room = min(room, self._costs.prompt_room(len(decoding), position))
-        return [*((sequence, 1) for sequence in decoding), *self._turns.share(reading, room)]
+        parts = self._turns.share(reading, room)
+        if self.states is not None:
+            parts = [(sequence, self.states.cut(sequence, count)) for sequence, count in parts]
+        return [*((sequence, 1) for sequence in decoding), *parts]
 
     def _note(self, batch: list[tuple[RunningSequence, int]], generated: int, seconds: float) -> None:
         """Count a step that has run, and learn from how long it took."""
@@ -349,6 +349,6 @@ class Engine:
             self._running.remove(sequence)
             sequence.pages.close()
             if self.states is not None:
-                self.states.free(sequence.state)
+                self.states.end(sequence)
         else:
             self._waiting.remove(sequence)

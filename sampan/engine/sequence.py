@@ -70,6 +70,7 @@ class RunningSequence:
         self.length = self.prompt_length = len(prompt)
         self.computed = 0
         self.state = 0
+        self.answer_snapshot: int | None = None
         self.options = options
         self.seed = seed
         self.finish_reason: FinishReason | None = None
@@ -110,14 +111,15 @@ class RunningSequence:
     def can_follow(self) -> bool:
         """See `scheduler.Reader`."""
         prefix = self.reusable_prefix
-        return prefix is not None and self.pages.next_key(prefix) is not None
+        return prefix is not None and self.pages.growing and self.pages.next_key(prefix) is not None
 
     def skip_cached(self) -> int:
         """Go on behind what the prefix cache holds of the prompt by now; returns by how many tokens."""
         prefix = self.reusable_prefix
         if prefix is None:
             return 0
-        skipped = max(self.pages.follow(prefix) - self.computed, 0)
+        held = self.pages.follow(prefix) if self.pages.growing else self.pages.shared_tokens
+        skipped = max(held - self.computed, 0)
         self.computed += skipped
         self.cached_tokens += skipped
         return skipped

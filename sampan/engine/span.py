@@ -21,8 +21,8 @@ class Span:
 
     `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int64, page ids that cover positions
     0..start+n; `outputs`: which tokens' logits are wanted, or with `hidden` their hidden states; `dial`: to
-    how many experts the tokens are sent; `state`: the sequence's state slot, which must be clear where `start`
-    is 0; ignored by models without linear layers.
+    how many experts the tokens are sent; `state`: the sequence's state slot, which must be clear where
+    `start` is 0; ignored by models without linear layers.
     """
 
     tokens: NDArray[np.int32]

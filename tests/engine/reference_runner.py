@@ -72,8 +72,8 @@ def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
 
 
 class ReferenceRunner:
-    """Keeps token ids in its pages instead of keys and values, each with a hash of all up to it, and in its state
-    slots instead of states, and computes every sequence from its start.
+    """Keeps token ids in its pages instead of keys and values, each with a hash of all up to it, and in its
+    state slots instead of states, and computes every sequence from its start.
 
     So it fails wherever the engine mixes up pages, slots, positions, chunks or beginnings.
     """
