@@ -195,6 +195,7 @@ def _make_delta_columns(width: int) -> Any:
             update = add_scaled(zero_tile(1, width), error, load_scalar_f32(betas + token * stride))
             out = zero_tile(1, width)
             recalled = zero_tile(1, width)
+            # Behind the last token the thread mostly goes on with the next columns: ask for them.
             ahead = state + key_dim * width * 64 if token + 1 == count else 0
             for i in range(key_dim):
                 if ahead != 0:

@@ -62,7 +62,7 @@ class EngineLogits:
                 runner.clear_state(state)
             for start in range(0, len(tokens), chunk):
                 part = tokens[start : start + chunk]
-                span = Span(part, start, np.array(pages, np.int32), outputs, self._dial, state)
+                span = Span(part, start, np.array(pages, np.int32), outputs, self._dial, state=state)
                 logits = runner.forward([span])
                 if self._tally is not None:
                     self._tally.add(runner.routes)

@@ -50,7 +50,7 @@ def run_schedule(
                 np.array(pages[index], np.int32),
                 "all",
                 FULL if dials is None else dials[index],
-                states[index],
+                state=states[index],
             )
             for index, count in step
         ]
