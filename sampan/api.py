@@ -108,6 +108,7 @@ def load(
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     sequences: int = 1,
     max_experts: int | None = None,
+    prefix_cache: bool = True,
     progress: Progress | None = None,
 ) -> Model:
     """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
@@ -115,7 +116,8 @@ def load(
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
     contexts the KV cache holds at once. `max_experts`: most experts per token that a request may ask for;
-    None is as many as the model was trained with. `progress` is called with (what, bytes done, bytes in all
+    None is as many as the model was trained with. `prefix_cache`: whether a prompt that begins like an
+    earlier one is read only from where they differ. `progress` is called with (what, bytes done, bytes in all
     or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
@@ -144,6 +146,7 @@ def load(
             threads=threads,
             kv_dtype=kv_dtype,
             max_experts=max_experts,
+            prefix_cache=prefix_cache,
             progress=progress,
         )
     except BaseException:
@@ -177,14 +180,17 @@ def start_model(
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     max_experts: int | None = None,
     max_waiting: int | None = None,
+    max_running: int | None = None,
+    prefix_cache: bool = True,
     usable_pages: Callable[[Runner], int] | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """A model from an open pack, which closes with it.
 
     `page_count`: pages of the KV cache, which take memory from their first use on; `usable_pages` may say
-    that fewer are to be used, once the runner knows what it needs itself. `max_waiting`: most requests that
-    wait; None is the engine's default. The rest is as for `load`.
+    that fewer are to be used, once the runner knows what it needs itself. `max_waiting` and `max_running`:
+    most requests that wait and that are in one batch; None is the engine's default. The rest is as for
+    `load`.
     """
     from sampan.cache.pages import PagePool
     from sampan.engine.engine import DEFAULT_MAX_WAITING, Engine
@@ -211,6 +217,8 @@ def start_model(
             decode=None if tokenizer is None else tokenizer.decode,
             eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
             max_waiting=DEFAULT_MAX_WAITING if max_waiting is None else max_waiting,
+            max_running=max_running,
+            prefix_cache=prefix_cache,
         )
     except BaseException:
         runner.close()

@@ -96,7 +96,10 @@ def test_paths_and_methods_that_are_not_there(live_server: LiveServer) -> None:
 
 
 def test_a_request_has_an_id(live_server: LiveServer) -> None:
-    assert ask(live_server.url + "/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert (
+        ask(live_server.url + "/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"]
+        == "mine-1"
+    )
     for bad in ("a b", "x" * 65, 'a"b'):
         own = ask(live_server.url + "/health", headers={"x-request-id": bad}).headers["x-request-id"]
         assert own != bad

@@ -221,6 +221,7 @@ class ModelHost:
             kv_dtype=plan.kv,
             max_experts=entry.settings.max_experts,
             max_waiting=self._settings.max_waiting,
+            max_running=self._settings.max_running,
             usable_pages=plan.usable_pages,
         )
 

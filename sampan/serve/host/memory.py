@@ -41,7 +41,7 @@ def memory_budget(settings: ServeSettings) -> int:
 def measure(model: Model) -> ModelMemory:
     """What a loaded model takes."""
     runner = model.runner
-    cache, buffers = runner.cache_memory(), runner.buffer_memory()
+    cache, buffers = runner.cache_memory(), runner.buffer_memory(model.engine.max_running)
     # Pages beyond the pool's are never used, and so never touched.
     usable = model.engine.pages.page_count * runner.page_bytes
     return ModelMemory(
@@ -73,6 +73,7 @@ class CachePlan:
     wanted: int
     least: int
     page_bytes: int
+    max_running: int
     weights: int
     share: int
     room: int
@@ -84,15 +85,16 @@ class CachePlan:
 
     def usable_pages(self, runner: Runner) -> int:
         """Pages that fit beside the runner's buffers. MachineError when `least` do not."""
-        return self._pages(self.weights + runner.buffer_memory().reserved)
+        return self._pages(self.weights + runner.buffer_memory(self.max_running).reserved)
 
     def _pages(self, others: int) -> int:
         fitting = (self.room - others) // self.page_bytes
         if fitting < self.least:
+            cache = f"{_mebibytes(self.least * self.page_bytes)} for {self.least * PAGE_TOKENS} tokens"
             raise MachineError(
-                f"the model takes {_mebibytes(others)} and {_mebibytes(self.least * self.page_bytes)} for "
-                f"{self.least * PAGE_TOKENS} tokens of {self.kv} KV cache, and {_mebibytes(max(self.room, 0))} "
-                "can be had now; raise --memory, lower --context or take --kv int8"
+                f"the model takes {_mebibytes(others)}, and {cache} of {self.kv} KV cache, but only "
+                f"{_mebibytes(max(self.room, 0))} can be had now; raise --memory, lower --context or take "
+                "--kv int8"
             )
         shared = (self.share - others) // self.page_bytes
         return min(self.wanted, fitting, max(shared, self.least))
@@ -113,6 +115,7 @@ def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, share:
         # A context that somebody asked for is there in full; the default one may be shorter.
         least=pages if stated else min(pages, SMALLEST_CONTEXT // PAGE_TOKENS),
         page_bytes=KeyValueLayout.of(pack.config, kv).page_bytes,
+        max_running=settings.max_running,
         weights=pack.nbytes,
         share=share,
         room=room,
