@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sampan.config import ModelConfig
     from sampan.engine.engine import Engine
+    from sampan.engine.logprobs import TokenLogprob
     from sampan.engine.sequence import FinishReason
     from sampan.models.tokenizer import Tokenizer
     from sampan.weights.pack import Pack
@@ -59,8 +60,9 @@ class Completion:
     """An answer. `tokens` ends with the end token when the model wrote one; `text` is without it.
 
     `finish_reason`: "stop" (end token or stop string) or "length" (max_tokens or the context). `seed` repeats
-    the answer. `expert_usage`, with the option `count_experts`: how many tokens of prompt and answer each
-    expert had, int64 [sparse layers, experts]. The last token is not among them: it went into no layer.
+    the answer. `logprobs`, with the option of this name: one for each of `tokens`. `expert_usage`, with the
+    option `count_experts`: how many tokens of prompt and answer each expert had, int64 [sparse layers,
+    experts]. The last token is not among them: it went into no layer.
     """
 
     text: str
@@ -69,11 +71,14 @@ class Completion:
     seed: int
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None = None
     expert_usage: NDArray[np.int64] | None = dataclasses.field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `sampan run --json` prints it; `expert_usage` only where it was counted."""
+        """As `sampan run --json` prints it; `logprobs` and `expert_usage` only where they were asked for."""
         values = dataclasses.asdict(self)
+        if self.logprobs is None:
+            del values["logprobs"]
         usage = values.pop("expert_usage")
         return values if usage is None else values | {"expert_usage": usage.tolist()}
 
@@ -82,13 +87,15 @@ class Completion:
 class Chunk:
     """A piece of an answer: its tokens and the text that became certain with them, which may be empty.
 
-    The last chunk has the `finish_reason` and the whole `completion`.
+    `logprobs`: one for each of `tokens`, with the option of this name. The last chunk has the `finish_reason`
+    and the whole `completion`.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     completion: Completion | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 def load(
@@ -289,9 +296,9 @@ class Model:
     def stream(self, prompt: Prompt, **options: Unpack[OptionNames]) -> Iterator[Chunk]:
         """The answer to a prompt, a token at a time.
 
-        `prompt`: a text to continue, or messages to answer, each with a role and a content.
-        `options`: the fields of `SamplingOptions`; `stop` may be one string or any sequence of them. Raises
-        RequestError at once, before the first chunk, when the request cannot be honoured.
+        `prompt`: a text to continue, or messages to answer, each with a role and a content. `options`: the
+        fields of `SamplingOptions`; `stop` may be one string or any sequence of them, `logit_bias` a mapping.
+        Raises RequestError at once, before the first chunk, when the request cannot be honoured.
         """
         tokens = self.tokenize(prompt)
         return self._chunks(tokens, sampling_options(**options))
@@ -304,11 +311,14 @@ class Model:
             first_token_s = 0.0
             texts: list[str] = []
             tokens: list[int] = []
+            logprobs: list[TokenLogprob] = []
             for output in self.engine.stream(sequence):
                 total_s = time.perf_counter() - started
                 first_token_s = first_token_s or total_s
                 texts.append(output.text)
                 tokens.append(output.token)
+                logprob = () if output.logprob is None else (output.logprob,)
+                logprobs += logprob
                 completion = None
                 if output.finish_reason is not None:
                     after_first = total_s - first_token_s
@@ -324,9 +334,10 @@ class Model:
                             total_s,
                             (len(tokens) - 1) / after_first if after_first > 0 else None,
                         ),
+                        tuple(logprobs) if logprob else None,
                         sequence.expert_usage,
                     )
-                yield Chunk(output.text, (output.token,), output.finish_reason, completion)
+                yield Chunk(output.text, (output.token,), output.finish_reason, completion, logprob or None)
 
         return chunks()
 
@@ -339,7 +350,12 @@ def sampling_options(**options: Unpack[OptionNames]) -> SamplingOptions:
         if name not in known:
             raise RequestError(f"unknown option {name!r}; there are {', '.join(known)}")
     stop = values.pop("stop", None) or ()
-    return SamplingOptions(stop=(stop,) if isinstance(stop, str) else tuple(stop), **values)
+    bias = values.pop("logit_bias", None) or ()
+    return SamplingOptions(
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        logit_bias=tuple(bias.items() if isinstance(bias, Mapping) else bias),
+        **values,
+    )
 
 
 def _check_count(name: str, value: int | None) -> None:

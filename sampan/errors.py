@@ -40,5 +40,15 @@ class RequestError(SampanError):
     exit_code = 2
 
 
+class QueueFullError(RequestError):
+    """More requests wait than may wait. `retry_after_s`: seconds after which there will likely be room."""
+
+    def __init__(self, waiting: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"{waiting} requests are waiting already, as many as may; try again in {retry_after_s:.0f} s"
+        )
+        self.retry_after_s = retry_after_s
+
+
 class MachineError(SampanError):
     """This machine lacks what was asked for, such as memory or an instruction set."""
