@@ -1,6 +1,6 @@
-"""An answer as blocks: runs of reasoning, runs of text and tool calls, in the order in which they were written.
+"""An answer as blocks in the order in which they were written: runs of reasoning, runs of text, tool calls.
 
-The APIs that show an answer as a list (OpenAI's output items, Anthropic's content blocks) are made from these.
+APIs that show an answer as a list (OpenAI's output items, Anthropic's content blocks) are made from these.
 """
 
 from __future__ import annotations
