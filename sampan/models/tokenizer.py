@@ -85,6 +85,16 @@ class Tokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
+    @property
+    def vocab_size(self) -> int:
+        """How many logits the model gives; it may be more than the tokenizer has tokens."""
+        return self._vocab_size
+
+    def to_json(self) -> str:
+        """The tokenizer as the `tokenizers` library writes it."""
+        text: str = self._tokenizer.to_str()
+        return text
+
     def is_end(self, token: int) -> bool:
         """Whether generation ends with this token."""
         return token in self.eos_ids
