@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic_core import from_json
 from sampan.errors import UnavailableError
 from sampan.serve.blocks import AnswerBlocks, Block, BlockStream, Delta
 from sampan.serve.events import AnswerUsage
+from sampan.serve.sse import named_event, to_json
 
 # By kind of block: the delta's type, and its field.
 _DELTAS = {
@@ -119,7 +119,7 @@ class MessageStream(BlockStream):
 
     def begin(self, prompt_tokens: int) -> str:
         """What comes before the answer."""
-        return _event("message_start", message=self._message.begun(prompt_tokens)) + _event("ping")
+        return named_event("message_start", message=self._message.begun(prompt_tokens)) + named_event("ping")
 
     def end(self) -> str:
         """What comes behind the whole answer. UnavailableError when the server stopped before that."""
@@ -127,7 +127,9 @@ class MessageStream(BlockStream):
         assert self.answer.usage is not None
         usage = usage_body(self.answer.usage)
         return (
-            self.close(whole=True) + _event("message_delta", delta=stop, usage=usage) + _event("message_stop")
+            self.close(whole=True)
+            + named_event("message_delta", delta=stop, usage=usage)
+            + named_event("message_stop")
         )
 
     def opened(self, block: Block, index: int) -> str:
@@ -136,13 +138,13 @@ class MessageStream(BlockStream):
         if block.kind == "reasoning":
             empty["signature"] = ""
         kind, field = _DELTAS[block.kind]
-        delta = json.dumps({"type": "content_block_delta", "index": index, "delta": {"type": kind}})
+        delta = to_json({"type": "content_block_delta", "index": index, "delta": {"type": kind}})
         self._before_delta = f'event: content_block_delta\ndata: {delta.removesuffix("}}")},"{field}":'
-        return _event("content_block_start", index=index, content_block=empty)
+        return named_event("content_block_start", index=index, content_block=empty)
 
     def delta(self, delta: Delta) -> str:
         """The last block grows."""
-        return f"{self._before_delta}{json.dumps(delta.text)}}}}}\n\n"
+        return f"{self._before_delta}{to_json(delta.text)}}}}}\n\n"
 
     def closed(self, block: Block, index: int, *, whole: bool) -> str:
         """A block has ended."""
@@ -150,9 +152,5 @@ class MessageStream(BlockStream):
         text = ""
         if block.kind == "reasoning":
             delta = {"type": "signature_delta", "signature": signature(block.text)}
-            text = _event("content_block_delta", index=index, delta=delta)
-        return text + _event("content_block_stop", index=index)
-
-
-def _event(kind: str, **fields: Any) -> str:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
+            text = named_event("content_block_delta", index=index, delta=delta)
+        return text + named_event("content_block_stop", index=index)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from sampan.serve.blocks import AnswerBlocks, Block, BlockStream, Delta
-from sampan.serve.events import AnswerUsage, TextDelta, TokenChance, TokenReport
+from sampan.serve.events import AnswerUsage, TextDelta
+from sampan.serve.openai.logprobs import token_logprobs
+from sampan.serve.sse import named_event, to_json
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -144,7 +145,7 @@ class ResponseStream(BlockStream):
             part = response.part(Block(block.kind))
             text += self._event("response.content_part.added", **place, part=part)
         kind = f"response.{_CONTENTS[block.kind]}.delta"
-        fields = json.dumps({"type": kind, **place}).removesuffix("}")
+        fields = to_json({"type": kind, **place}).removesuffix("}")
         self._before_delta = f'event: {kind}\ndata: {fields},"delta":'
         return text
 
@@ -152,9 +153,9 @@ class ResponseStream(BlockStream):
         """The last item grows."""
         number = self._number
         self._number += 1
-        text = f"{self._before_delta}{json.dumps(delta.text)}"
+        text = f"{self._before_delta}{to_json(delta.text)}"
         if isinstance(delta, TextDelta):
-            logprobs = json.dumps(token_logprobs(delta.reports)) if delta.reports else "[]"
+            logprobs = to_json(token_logprobs(delta.reports)) if delta.reports else "[]"
             return f'{text},"logprobs":{logprobs},"sequence_number":{number}}}\n\n'
         return f'{text},"sequence_number":{number}}}\n\n'
 
@@ -174,21 +175,9 @@ class ResponseStream(BlockStream):
         return text + self._event("response.output_item.done", output_index=index, item=item)
 
     def _event(self, kind: str, **fields: Any) -> str:
-        data = {"type": kind, **fields, "sequence_number": self._number}
+        text = named_event(kind, **fields, sequence_number=self._number)
         self._number += 1
-        return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
-
-
-def token_logprobs(reports: Sequence[TokenReport]) -> list[dict[str, Any]]:
-    """What OpenAI's APIs say of tokens: the chosen one's logprob, and those of the likeliest in its place."""
-    return [
-        {**_chance(report.chosen), "top_logprobs": [_chance(chance) for chance in report.top]}
-        for report in reports
-    ]
-
-
-def _chance(chance: TokenChance) -> dict[str, Any]:
-    return {"token": chance.text, "logprob": chance.logprob, "bytes": list(chance.utf8)}
+        return text
 
 
 def _usage(usage: AnswerUsage) -> dict[str, Any]:
