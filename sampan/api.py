@@ -106,6 +106,7 @@ def load(
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     sequences: int = 1,
     max_experts: int | None = None,
+    prefix_cache: bool = True,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Model:
     """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
@@ -113,7 +114,8 @@ def load(
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
     contexts the KV cache holds at once. `max_experts`: most experts per token that a request may ask for;
-    None is as many as the model was trained with. `progress` is called with (what, bytes done, bytes in all
+    None is as many as the model was trained with. `prefix_cache`: whether a prompt that begins like an
+    earlier one is read only from where they differ. `progress` is called with (what, bytes done, bytes in all
     or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
@@ -137,7 +139,16 @@ def load(
     pack = Pack.open(path)
     try:
         return _start(
-            pack, local.reference, context, threads, kv_dtype, sequences, max_experts, progress, started
+            pack,
+            local.reference,
+            context,
+            threads,
+            kv_dtype,
+            sequences,
+            max_experts,
+            prefix_cache,
+            progress,
+            started,
         )
     except BaseException:
         pack.close()
@@ -152,6 +163,7 @@ def _start(
     kv_dtype: Literal["bf16", "int8"],
     sequences: int,
     max_experts: int | None,
+    prefix_cache: bool,
     progress: Callable[[str, int, int | None], None] | None,
     started: float,
 ) -> Model:
@@ -184,6 +196,7 @@ def _start(
         context=context,
         decode=None if tokenizer is None else tokenizer.decode,
         eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
+        prefix_cache=prefix_cache,
     )
     return Model(reference, pack, engine, tokenizer, load_s=time.perf_counter() - started)
 
