@@ -31,6 +31,8 @@ from sampan.errors import RequestError
 # Random seeds stay exact in JSON readers that have only doubles.
 _SEED_BITS = 53
 
+DEFAULT_MAX_WAITING = 1024
+
 
 class Engine:
     """Runs any number of sequences over one runner.
@@ -49,7 +51,7 @@ class Engine:
         context: int,
         decode: Decode | None = None,
         eos_ids: frozenset[int] = frozenset(),
-        max_waiting: int = 1024,
+        max_waiting: int = DEFAULT_MAX_WAITING,
         prefix_cache: bool = True,
     ) -> None:
         self.runner = runner
@@ -258,6 +260,7 @@ class Engine:
             sequence.pages = pages
             self._running.append(sequence)
             self._prompt_tokens += sequence.prompt_length
+            sequence.started = time.monotonic()
 
     def _next_batch(self) -> list[tuple[RunningSequence, int]]:
         """(sequence, tokens) of the next step: every decoding sequence, then prompts while there is room."""
