@@ -100,6 +100,11 @@ class Tokenizer:
         """Whether `chat` can work."""
         return self.template_source is not None
 
+    @property
+    def template_options(self) -> frozenset[str]:
+        """The variables of the chat template that a request may set; none without a template."""
+        return frozenset() if self.template_source is None else self._chat_template().options
+
     def encode(self, text: str, *, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_bos`: None does as the file says.
 
