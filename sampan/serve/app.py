@@ -19,10 +19,11 @@ from sampan.serve.host.host import ModelHost
 from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
 from sampan.serve.logs import log_request
 from sampan.serve.metrics import ServerMetrics
+from sampan.serve.openai import chat, completions
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
 
-ROUTERS = (operations.router, models.router)
+ROUTERS = (operations.router, models.router, chat.router, completions.router)
 
 
 def create_app(settings: ServeSettings, host: ModelHost, metrics: ServerMetrics) -> FastAPI:
