@@ -17,11 +17,13 @@ from sampan.errors import ConfigurationError
 from sampan.serve.access import check_exposure
 from sampan.serve.app import create_app
 from sampan.serve.host.host import ModelHost
+from sampan.serve.host.threads import in_thread
 from sampan.serve.limits import ServerState
 from sampan.serve.logs import log_event
 from sampan.serve.metrics import ServerMetrics
 from sampan.serve.protocol import bounded_protocol
 from sampan.serve.settings import ServeSettings, server_url, unknown_variables
+from sampan.serve.tracing import Tracing, tracer_provider
 
 # After the drain only what the last bytes of cancelled answers take.
 _LAST_SECONDS = 2
@@ -66,7 +68,9 @@ class Server(uvicorn.Server):
         self.failure: Exception | None = None
         self.url = server_url(settings.host, listener.getsockname()[1])
         self.host = ModelHost(settings, metrics)
-        app = create_app(settings, self.host, metrics)
+        provider = tracer_provider(settings)
+        self._tracing = None if provider is None else Tracing(provider)
+        app = create_app(settings, self.host, metrics, self._tracing)
         app.router.lifespan_context = self._lifespan
         self._state: ServerState = app.state.server
         self._settings = settings
@@ -98,6 +102,8 @@ class Server(uvicorn.Server):
         finally:
             starting.cancel()
             await self.host.close()
+            if self._tracing is not None:
+                await in_thread("sampan-traces", self._tracing.close)
 
     async def _start(self) -> None:
         try:

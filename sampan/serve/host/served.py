@@ -108,6 +108,8 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         if record is not None:
             record.model = served.name
             record.sequences.append(sequence)
+            tokenizer = served.model.tokenizer
+            record.decode = None if tokenizer is None else tokenizer.decode
 
     def push(self, outputs: list[Output], now: float) -> None:
         """Take what the engine delivered; `now` by `time.monotonic()`."""
