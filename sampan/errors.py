@@ -68,6 +68,10 @@ class RequestTooLargeError(RequestError):
     """A request with more bytes than the server takes."""
 
 
+class RequestTimeoutError(RequestError):
+    """A request whose bytes did not arrive in time."""
+
+
 class AuthenticationError(SampanError):
     """A request to the server without a valid API key."""
 

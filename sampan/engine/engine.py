@@ -15,10 +15,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sampan.cache.pages import PagePool
+from sampan.cache.prefix import PrefixCache
 from sampan.engine.constraint import TokenConstraint
+from sampan.engine.costs import StepCosts
 from sampan.engine.experts import check_dial
 from sampan.engine.options import SamplingOptions
 from sampan.engine.queue import WaitingQueue
+from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
 from sampan.engine.span import ModelRunner
 from sampan.engine.stats import EngineStats
@@ -28,13 +31,16 @@ from sampan.errors import RequestError
 # Random seeds stay exact in JSON readers that have only doubles.
 _SEED_BITS = 53
 
+DEFAULT_MAX_WAITING = 1024
+
 
 class Engine:
     """Runs any number of sequences over one runner.
 
     `context`: most tokens of one sequence, prompt and answer; `pages`: the runner's pages. `decode` turns
     token ids into text; without it outputs have no text and stop strings are refused. `max_waiting`: most
-    sequences that wait for their start. Calls from several threads take turns, a step at a time.
+    sequences that wait for their start. `prefix_cache`: whether prompts that begin alike share pages, also
+    with sequences that have ended. Calls from several threads take turns, a step at a time.
     """
 
     def __init__(
@@ -45,13 +51,18 @@ class Engine:
         context: int,
         decode: Decode | None = None,
         eos_ids: frozenset[int] = frozenset(),
-        max_waiting: int = 1024,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        prefix_cache: bool = True,
     ) -> None:
         self.runner = runner
         self.pages = pages
         self.context = min(context, pages.page_count * runner.page_tokens)
         self._decode = decode
         self._eos_ids = eos_ids
+        self._cache = PrefixCache(pages, runner.page_tokens)
+        self._keep_prefixes = prefix_cache
+        self._costs = StepCosts()
+        self._turns = PromptTurns()
         self._waiting = WaitingQueue(max_waiting)
         self._running: list[RunningSequence] = []
         self._lock = threading.RLock()
@@ -145,26 +156,24 @@ class Engine:
             batch = self._next_batch()
             if not batch:
                 return news
+            started = time.perf_counter()
             try:
                 logits = self.runner.forward([sequence.next_span(count) for sequence, count in batch])
             except Exception as error:
                 return news + [self._end(sequence, "error", error) for sequence, _ in batch]
+            self._note(batch, len(logits), time.perf_counter() - started)
             row = first = 0
             for sequence, count in batch:
-                sequence.computed += count
                 if sequence.expert_usage is not None:
                     own = self.runner.routes[:, first : first + count]
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
-                first += count
-                if sequence.uncomputed == 0:
-                    sequence.advance(logits[row])
-                    row += 1
+                wanted = int(count == sequence.uncomputed)
+                sequence.advance(count, logits[row : row + wanted])
+                row, first = row + wanted, first + count
+                if wanted:
                     news.append(sequence)
-                    if sequence.finish_reason is not None:
-                        self._release(sequence)
-            self._steps += 1
-            self._batch_tokens = first
-            self._generated_tokens += row
+                if sequence.finish_reason is not None:
+                    self._release(sequence)
             return news
 
     def stream(self, sequence: RunningSequence) -> Iterator[Output]:
@@ -219,7 +228,7 @@ class Engine:
             running=len(self._running),
             pages_total=self.pages.page_count,
             pages_used=self.pages.page_count - self.pages.free_count,
-            pages_cached=0,
+            pages_cached=self.pages.idle_count,
             batch_tokens=self._batch_tokens,
             prompt_tokens_total=self._prompt_tokens,
             cached_prompt_tokens_total=self._cached_prompt_tokens,
@@ -237,40 +246,55 @@ class Engine:
         ]
 
     def _admit(self) -> None:
-        """In turns between clients: a sequence starts when pages for its longest possible end are free."""
+        """In turns between clients: a sequence starts when there are pages for its longest possible end."""
         while len(self._running) < self.runner.max_batch_tokens:
             sequence = self._waiting.first()
             if sequence is None:
                 return
-            needed = -(-len(sequence.tokens) // self.runner.page_tokens)
-            if needed > self.pages.free_count:
+            dial = sequence.options.dial
+            setting = (dial.count_for(self.runner.config), dial.mass) if self._keep_prefixes else None
+            pages = self._cache.open(len(sequence.tokens), setting, sequence.reusable_prefix)
+            if pages is None:
                 return
             self._waiting.start(sequence)
-            sequence.pages = np.array(self.pages.allocate(needed), np.int32)
+            sequence.pages = pages
             self._running.append(sequence)
             self._prompt_tokens += sequence.prompt_length
+            sequence.started = time.monotonic()
 
     def _next_batch(self) -> list[tuple[RunningSequence, int]]:
         """(sequence, tokens) of the next step: every decoding sequence, then prompts while there is room."""
-        batch = [(sequence, 1) for sequence in self._running if sequence.uncomputed == 1]
-        room = self.runner.max_batch_tokens - len(batch)
         for sequence in self._running:
-            count = min(sequence.uncomputed, room)
-            if sequence.uncomputed > 1 and count > 0:
-                batch.append((sequence, count))
-                room -= count
-        return batch
+            if sequence.uncomputed > 1:
+                self._cached_prompt_tokens += sequence.skip_cached()
+        decoding = [sequence for sequence in self._running if sequence.uncomputed == 1]
+        reading = without_followers([sequence for sequence in self._running if sequence.uncomputed > 1])
+        room = self.runner.max_batch_tokens - len(decoding)
+        if decoding and reading:
+            position = sum(sequence.computed for sequence in reading) / len(reading)
+            room = min(room, self._costs.prompt_room(len(decoding), position))
+        return [*((sequence, 1) for sequence in decoding), *self._turns.share(reading, room)]
+
+    def _note(self, batch: list[tuple[RunningSequence, int]], generated: int, seconds: float) -> None:
+        """Count a step that has run, and learn from how long it took."""
+        parts = [(sequence.computed, count) for sequence, count in batch if sequence.uncomputed > 1]
+        tokens = sum(count for _, count in parts)
+        positions = sum(count * (start + count / 2) for start, count in parts)
+        self._costs.observe(len(batch) - len(parts), tokens, positions / max(tokens, 1), seconds)
+        self._steps += 1
+        self._batch_tokens = len(batch) - len(parts) + tokens
+        self._generated_tokens += generated
 
     def _end(
         self, sequence: RunningSequence, reason: FinishReason, error: Exception | None = None
     ) -> RunningSequence:
-        sequence.finish_reason, sequence.error = reason, error
+        sequence.end(reason, error)
         self._release(sequence)
         return sequence
 
     def _release(self, sequence: RunningSequence) -> None:
         if sequence in self._running:
             self._running.remove(sequence)
-            self.pages.free(sequence.pages.tolist())
+            sequence.pages.close()
         else:
             self._waiting.remove(sequence)

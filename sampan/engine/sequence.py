@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.cache.prefix import PageKey, PageTable
 from sampan.engine import sampler
 from sampan.engine.constraint import TokenConstraint
 from sampan.engine.logprobs import TokenLogprob, token_logprob
@@ -38,14 +39,17 @@ class RunningSequence:
     """Tokens of a prompt and its answer, the pages that hold their keys and values, and how far it got.
 
     `tokens` is int32 [prompt + max_tokens], filled up to `length`; `computed` tokens have their keys and
-    values in the cache. A sequence waits (no pages), reads its prompt, decodes, and ends with a
+    values in the cache. A sequence waits, gets its `pages`, reads its prompt, decodes, and ends with a
     `finish_reason` ("error": see `error`); its outputs lie in `pending` until somebody takes them. One that
     ends otherwise than by a token, such as by its deadline, has no last output that says so.
 
-    `client`: whose it is, for fairness. `deadline`: `time.monotonic()` at which it ends. `cached_tokens`: how
-    many of the prompt's tokens came from the prefix cache; valid from the first output on.
+    `client`: whose it is, for fairness. `deadline`: `time.monotonic()` at which it ends; `started`: when it
+    left the queue. `cached_tokens`: how many of the prompt's tokens came from the prefix cache; valid from
+    the first output on.
     `expert_usage`, where it is counted: tokens per expert so far, int64 [sparse layers, experts].
     """
+
+    pages: PageTable
 
     def __init__(
         self,
@@ -65,13 +69,13 @@ class RunningSequence:
         self.tokens[: len(prompt)] = prompt
         self.length = self.prompt_length = len(prompt)
         self.computed = 0
-        self.pages: NDArray[np.int32] = np.empty(0, np.int32)
         self.options = options
         self.seed = seed
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self.client = client
         self.deadline = deadline
+        self.started: float | None = None
         self.cached_tokens = 0
         self.expert_usage = expert_usage
         self.pending: deque[Output] = deque()
@@ -89,29 +93,65 @@ class RunningSequence:
         """The one of the options' stop strings that ended the text, if one did."""
         return None if self._text is None else self._text.stop_string
 
+    @property
+    def reusable_prefix(self) -> NDArray[np.int32] | None:
+        """The tokens that may come from the prefix cache; None when all have to be computed.
+
+        The last token of the prompt is not among them, since its logits are wanted.
+        """
+        return None if self.expert_usage is not None else self.tokens[: self.prompt_length - 1]
+
+    @property
+    def page_key(self) -> PageKey | None:
+        """See `scheduler.Reader`."""
+        return self.pages.next_key(self.tokens[: self.prompt_length])
+
+    @property
+    def can_follow(self) -> bool:
+        """See `scheduler.Reader`."""
+        prefix = self.reusable_prefix
+        return prefix is not None and self.pages.next_key(prefix) is not None
+
+    def skip_cached(self) -> int:
+        """Go on behind what the prefix cache holds of the prompt by now; returns by how many tokens."""
+        prefix = self.reusable_prefix
+        if prefix is None:
+            return 0
+        skipped = max(self.pages.follow(prefix) - self.computed, 0)
+        self.computed += skipped
+        self.cached_tokens += skipped
+        return skipped
+
     def next_span(self, count: int) -> Span:
         """The next `count` tokens for the runner; logits are wanted when nothing is left after them."""
         return Span(
             tokens=self.tokens[self.computed : self.computed + count],
             start=self.computed,
-            pages=self.pages,
+            pages=self.pages.pages,
             outputs="last" if count == self.uncomputed else "none",
             dial=self.options.dial,
         )
 
-    def advance(self, logits: NDArray[np.float32]) -> None:
-        """Choose the next token from `logits` float32 [vocab_size] and append it.
+    def advance(self, count: int, rows: NDArray[np.float32]) -> None:
+        """The span of the next `count` tokens went through the model, which gave the `rows` that it wanted:
+        choose the next token when the last one's are there.
 
         Whatever goes wrong ends this sequence alone: the others of its step are somebody else's.
         """
+        self.computed += count
+        self.pages.publish(self.tokens[: self.computed])
         try:
-            self._append(self._choose(logits), logits)
+            self._receive(rows)
         except Exception as error:
-            self.fail(error)
+            self.end("error", error)
 
-    def fail(self, error: Exception) -> None:
-        """End with an error, which is kept for whoever reads this sequence."""
-        self.error, self.finish_reason = error, "error"
+    def end(self, reason: FinishReason, error: Exception | None = None) -> None:
+        """End it; an error is kept for whoever reads this sequence."""
+        self.finish_reason, self.error = reason, error
+
+    def _receive(self, rows: NDArray[np.float32]) -> None:
+        for logits in rows:
+            self._append(self._choose(logits), logits)
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         prompt, answer = self.tokens[: self.prompt_length], self.tokens[self.prompt_length : self.length]

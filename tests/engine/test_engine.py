@@ -83,10 +83,12 @@ def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
     while not second.pending:
         engine.step()
         steps += 1
-    assert steps == -(-30 // 7)
     assert len(first.pending) == before + steps
     assert isinstance(engine.runner, ReferenceRunner)
-    assert [outputs for _, count, outputs in engine.runner.spans if count > 2] == ["none"] * 4
+    parts = [(count, outputs) for _, count, outputs in engine.runner.spans[1:] if count > 1]
+    assert sum(count for count, _ in parts) == 30
+    assert all(4 <= count <= 7 for count, _ in parts[:-1])
+    assert [outputs for _, outputs in parts] == ["none"] * (len(parts) - 1) + ["last"]
 
 
 def test_streams_read_in_turns_share_steps() -> None:
@@ -130,7 +132,7 @@ def test_a_request_waits_for_pages() -> None:
         assert not second.pending
     assert len(list(second.pending)) == 0
     engine.step()
-    assert len(second.pages) == 3
+    assert len(second.pages.pages) == 3
     assert engine.pages.free_count == 2
 
 
