@@ -9,8 +9,8 @@ from sampan.errors import ParameterError
 
 
 def check_tool_choice(choice: str, tools: Sequence[Mapping[str, Any]], parameter: str) -> str:
-    """`choice`, which is "auto", "none", "required" or a tool's name. ParameterError, for `parameter`, when it
-    asks for a call and the tool for it is not there.
+    """`choice`, which is "auto", "none", "required" or a tool's name. ParameterError, for `parameter`, when
+    it asks for a call and the tool for it is not there.
     """
     names = [tool["function"]["name"] for tool in tools]
     if choice == "required" and not names:

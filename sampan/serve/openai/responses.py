@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.blocks import AnswerBlocks, written
-from sampan.serve.openai.chunks import STREAM_RESPONSES
+from sampan.serve.openai.chat_schema import TextFormat
 from sampan.serve.openai.responses_answer import ResponseObject, ResponseStream
 from sampan.serve.openai.responses_input import answer_request
-from sampan.serve.openai.responses_schema import ResponsesRequest
-from sampan.serve.streaming import respond_whole, respond_with_events
+from sampan.serve.openai.responses_schema import FunctionChoice, Reasoning, ResponsesRequest, TextConfig
+from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
 
 if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel
@@ -58,6 +58,7 @@ def _response_object(body: ResponsesRequest, asked: AnswerRequest, served: Serve
     options = asked.options
     reasoning = body.reasoning or Reasoning()
     text = body.text or TextConfig()
+    choice = body.tool_choice or "auto"
     settings = {
         "model": served.name,
         "background": False,
@@ -73,8 +74,10 @@ def _response_object(body: ResponsesRequest, asked: AnswerRequest, served: Serve
         "service_tier": "default",
         "store": False,
         "temperature": options.temperature,
-        "text": {"format": to_dict(text.format or TextFormat(type="text"))},
-        "tool_choice": body.tool_choice or "auto",
+        "text": {
+            "format": (text.format or TextFormat(type="text")).model_dump(by_alias=True, exclude_none=True)
+        },
+        "tool_choice": choice.model_dump() if isinstance(choice, FunctionChoice) else choice,
         "tools": [tool.model_dump() for tool in body.tools or ()],
         "top_logprobs": options.logprobs or 0,
         "top_p": options.top_p,

@@ -34,8 +34,8 @@ class ResponseObject:
         return self._body("in_progress", [])
 
     def whole(self, answer: AnswerBlocks) -> dict[str, Any]:
-        """The object of a whole answer, or one that is incomplete for want of tokens. UnavailableError when it
-        is not complete for another reason.
+        """The object of an answer that is whole or that wanted more tokens. UnavailableError when the answer
+        was cut short otherwise.
         """
         assert answer.end is not None and answer.usage is not None
         usage = _usage(answer.usage)

@@ -46,7 +46,7 @@ def answer_request(body: ResponsesRequest) -> AnswerRequest:
 
 def _options(body: ResponsesRequest) -> SamplingOptions:
     wanted = bool(body.include or body.top_logprobs)
-    options = {
+    options: dict[str, Any] = {
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,

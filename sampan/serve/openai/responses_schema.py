@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator
 
-from sampan.serve.body import Body, TextOr
-from sampan.serve.openai.chat_schema import MAXIMUM_TOOLS, Effort, JsonObjectFormat, TextFormat, ToolName
+from sampan.serve.body import MAXIMUM_TOOLS, Body, TextOr
+from sampan.serve.openai.chat_schema import Effort, JsonObjectFormat, TextFormat, ToolName
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
