@@ -180,6 +180,7 @@ def start_model(
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     max_experts: int | None = None,
     max_waiting: int | None = None,
+    max_running: int | None = None,
     prefix_cache: bool = True,
     usable_pages: Callable[[Runner], int] | None = None,
     progress: Progress | None = None,
@@ -187,8 +188,9 @@ def start_model(
     """A model from an open pack, which closes with it.
 
     `page_count`: pages of the KV cache, which take memory from their first use on; `usable_pages` may say
-    that fewer are to be used, once the runner knows what it needs itself. `max_waiting`: most requests that
-    wait; None is the engine's default. The rest is as for `load`.
+    that fewer are to be used, once the runner knows what it needs itself. `max_waiting` and `max_running`:
+    most requests that wait and that are in one batch; None is the engine's default. The rest is as for
+    `load`.
     """
     from sampan.cache.pages import PagePool
     from sampan.engine.engine import DEFAULT_MAX_WAITING, Engine
@@ -214,8 +216,9 @@ def start_model(
             context=context,
             decode=None if tokenizer is None else tokenizer.decode,
             eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
-            prefix_cache=prefix_cache,
             max_waiting=DEFAULT_MAX_WAITING if max_waiting is None else max_waiting,
+            max_running=max_running,
+            prefix_cache=prefix_cache,
         )
     except BaseException:
         runner.close()

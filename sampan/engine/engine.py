@@ -39,7 +39,8 @@ class Engine:
 
     `context`: most tokens of one sequence, prompt and answer; `pages`: the runner's pages. `decode` turns
     token ids into text; without it outputs have no text and stop strings are refused. `max_waiting`: most
-    sequences that wait for their start. `prefix_cache`: whether prompts that begin alike share pages, also
+    sequences that wait for their start; `max_running`: most in one batch, as many as a step has tokens unless
+    given. `prefix_cache`: whether prompts that begin alike share pages, also
     with sequences that have ended. Calls from several threads take turns, a step at a time.
     """
 
@@ -52,6 +53,7 @@ class Engine:
         decode: Decode | None = None,
         eos_ids: frozenset[int] = frozenset(),
         max_waiting: int = DEFAULT_MAX_WAITING,
+        max_running: int | None = None,
         prefix_cache: bool = True,
     ) -> None:
         self.runner = runner
@@ -64,6 +66,7 @@ class Engine:
         self._costs = StepCosts()
         self._turns = PromptTurns()
         self._waiting = WaitingQueue(max_waiting)
+        self.max_running = min(max_running or runner.max_batch_tokens, runner.max_batch_tokens)
         self._running: list[RunningSequence] = []
         self._lock = threading.RLock()
         self._batch_tokens = self._prompt_tokens = self._cached_prompt_tokens = 0
@@ -247,7 +250,7 @@ class Engine:
 
     def _admit(self) -> None:
         """In turns between clients: a sequence starts when there are pages for its longest possible end."""
-        while len(self._running) < self.runner.max_batch_tokens:
+        while len(self._running) < self.max_running:
             sequence = self._waiting.first()
             if sequence is None:
                 return

@@ -142,11 +142,12 @@ class Runner:
         """The KV cache."""
         return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
 
-    def buffer_memory(self) -> MemoryUse:
-        """What a step is computed in."""
+    def buffer_memory(self, outputs: int) -> MemoryUse:
+        """What a step is computed in, when none has more than so many outputs."""
         buffers = [*self._program.memory, self._pool.scratch]
         arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
-        return MemoryUse(sum(array.nbytes for array in arrays), sum(map(resident_bytes, arrays)))
+        reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
+        return MemoryUse(reserved, sum(map(resident_bytes, arrays)))
 
     def close(self) -> None:
         """Stop the threads."""
