@@ -70,7 +70,8 @@ def _on_sampan_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    return _respond(request, validation_problem(cast(RequestValidationError, error).errors()))
+    error = cast(RequestValidationError, error)
+    return _respond(request, validation_problem(error.errors(), error.body))
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
