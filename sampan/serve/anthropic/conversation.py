@@ -156,8 +156,9 @@ def _other_messages(turn: _Turn, call_ids: set[str]) -> list[ChatMessage]:
             texts.append(block.text)
         elif isinstance(block, ToolResultBlock):
             if block.tool_use_id not in call_ids:
+                parameter = f"{place}.tool_use_id"
                 raise ParameterError(
-                    f"{place}.tool_use_id", f"no tool_use block before it has the id {block.tool_use_id!r}"
+                    parameter, f"{parameter}: no tool_use block before it has the id {block.tool_use_id!r}"
                 )
             if texts:
                 made.append({"role": turn.role, "content": content_of(texts)})

@@ -132,8 +132,9 @@ class _Messages:
 
     def add_output(self, item: FunctionCallOutputItem, where: str) -> None:
         if item.call_id not in self._call_ids:
+            parameter = f"{where}.call_id"
             raise ParameterError(
-                f"{where}.call_id", f"no function_call item before it has the call_id {item.call_id!r}"
+                parameter, f"{parameter}: no function_call item before it has the call_id {item.call_id!r}"
             )
         self.all.append({"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)})
 
