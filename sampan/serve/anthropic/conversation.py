@@ -46,6 +46,7 @@ def conversation_of(body: CountTokensRequest) -> Conversation:
         tool_choice=check_tool_choice(_tool_choice(choice), tools, "tool_choice"),
         parallel_tool_calls=isinstance(choice, NoneChoice) or not choice.disable_parallel_tool_use,
         reasoning_effort=_effort(body),
+        effort_parameter="output_config.effort" if body.thinking is None else "thinking",
         continue_final=continued,
     )
 

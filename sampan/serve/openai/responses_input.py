@@ -38,6 +38,7 @@ def answer_request(body: ResponsesRequest) -> AnswerRequest:
             tool_choice=check_tool_choice(_tool_choice(body), tools, "tool_choice"),
             parallel_tool_calls=body.parallel_tool_calls is not False,
             reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+            effort_parameter="reasoning.effort",
         ),
         options=_options(body),
         format=_format(body),
