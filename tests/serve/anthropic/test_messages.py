@@ -52,7 +52,7 @@ def test_whole_and_streamed_are_the_same(client: anthropic.Anthropic) -> None:
 
 def test_why_an_answer_ended(client: anthropic.Anthropic) -> None:
     def ended(**others: Any) -> tuple[str | None, str | None, str]:
-        asked = {"model": "tiny", "max_tokens": 100, "messages": HELLO, "output_config": WEATHER}
+        asked = {"model": "tiny", "max_tokens": 600, "messages": HELLO, "output_config": WEATHER}
         message = client.messages.create(**(asked | others))
         return message.stop_reason, message.stop_sequence, "".join(block.text for block in message.content)
 
@@ -64,7 +64,7 @@ def test_why_an_answer_ended(client: anthropic.Anthropic) -> None:
 
 
 def test_the_form_of_the_answer(client: anthropic.Anthropic) -> None:
-    parsed = client.messages.parse(model="tiny", max_tokens=100, messages=HELLO, output_format=Weather)
+    parsed = client.messages.parse(model="tiny", max_tokens=600, messages=HELLO, output_format=Weather)
     assert parsed.parsed_output == Weather(sky="blue", wind="east")
 
 
