@@ -100,6 +100,11 @@ class Tokenizer:
         """Whether `chat` can work."""
         return self.template_source is not None
 
+    @property
+    def template_describes_tools(self) -> bool:
+        """Whether the chat template has a place for tools."""
+        return self.has_chat_template and self._chat_template().describes_tools
+
     def encode(self, text: str, *, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_bos`: None does as the file says.
 
