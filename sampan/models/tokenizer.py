@@ -105,6 +105,11 @@ class Tokenizer:
         """The variables of the chat template that a request may set; none without a template."""
         return frozenset() if self.template_source is None else self._chat_template().options
 
+    @property
+    def template_describes_tools(self) -> bool:
+        """Whether the chat template has a place for tools."""
+        return self.has_chat_template and self._chat_template().describes_tools
+
     def encode(self, text: str, *, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_bos`: None does as the file says.
 
