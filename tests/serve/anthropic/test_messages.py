@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import anthropic
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from sampan.serve.settings import ModelSettings
 from tests.serve.clients import anthropic_client, cancelled_count, wait_until_idle
@@ -20,6 +20,7 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 class Weather(BaseModel):
     """The only answer that its schema allows."""
 
+    model_config = ConfigDict(extra="forbid")
     sky: Literal["blue"]
     wind: Literal["east"]
 
