@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from sampan.serve.settings import ModelSettings
-from tests.serve.clients import anthropic_client, cancelled_count, wait_until_idle
+from tests.serve.clients import LONG_SCHEMA, anthropic_client, cancelled_count, wait_until_idle
 from tests.serve.live_server import LiveServer
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -155,7 +155,8 @@ def test_a_client_that_leaves_cancels_its_answer(
     client: anthropic.Anthropic, live_server: LiveServer
 ) -> None:
     before = cancelled_count(live_server)
-    with client.messages.stream(model="tiny", max_tokens=1900, messages=HELLO) as stream:
+    long: Any = {"format": {"type": "json_schema", "schema": LONG_SCHEMA}}
+    with client.messages.stream(model="tiny", max_tokens=1900, messages=HELLO, output_config=long) as stream:
         next(stream.text_stream)
     wait_until_idle(live_server)
     assert cancelled_count(live_server) == before + 1

@@ -12,7 +12,7 @@ from openai.lib._parsing._responses import type_to_text_format_param
 from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEvent, ResponseTextDeltaEvent
 from pydantic import BaseModel
 
-from tests.serve.clients import cancelled_count, openai_client, wait_until_idle
+from tests.serve.clients import LONG_SCHEMA, cancelled_count, openai_client, wait_until_idle
 from tests.serve.live_server import LiveServer
 
 
@@ -160,7 +160,8 @@ def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(client: openai.O
 
 def test_a_client_that_leaves_cancels_its_answer(client: openai.OpenAI, live_server: LiveServer) -> None:
     before = cancelled_count(live_server)
-    with client.responses.create(model="tiny", input="One", stream=True) as stream:
+    text: Any = {"format": {"type": "json_schema", "name": "long", "schema": LONG_SCHEMA}}
+    with client.responses.create(model="tiny", input="One", text=text, stream=True) as stream:
         for event in stream:
             if event.type == "response.output_text.delta":
                 break
