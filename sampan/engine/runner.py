@@ -81,8 +81,10 @@ class Runner:
         check addresses.
         """
         step = self._program.step
-        tokens = outputs = slots = 0
+        tokens = slots = 0
         page_tables = []
+        # By whether the hidden state is wanted: logits come first.
+        wanted: dict[bool, list[int]] = {False: [], True: []}
         for index, span in enumerate(spans):
             count = len(span.tokens)
             end = tokens + count
@@ -106,9 +108,7 @@ class Runner:
             row[k.SPAN_START] = span.start
             row[k.SPAN_PAGES] = pages.ctypes.data
             row[k.SPAN_SLOT] = slot
-            wanted = {"none": 0, "last": 1, "all": count}[span.outputs]
-            step.output_rows[outputs : outputs + wanted] = np.arange(end - wanted, end)
-            outputs += wanted
+            wanted[span.hidden] += range(end - span.row_count, end)
             tokens = end
         _check_below(step.ids[:tokens], self.vocab_size, "tokens")
         _check_below(step.pages[:tokens], self._page_count, "pages")
@@ -116,14 +116,17 @@ class Runner:
             counts = step.expert_counts[:tokens]
             _check_below(counts - 1, self.max_experts, "experts per token, less one,")
         step.words[k.STEP_TOKENS] = tokens
-        step.words[k.STEP_OUTPUTS] = outputs
+        outputs = wanted[False] + wanted[True]
+        step.output_rows[: len(outputs)] = outputs
+        step.words[k.STEP_OUTPUTS] = len(outputs)
+        step.words[k.STEP_LOGITS] = len(wanted[False])
         step.words[k.STEP_SPANS] = len(spans)
         for (frequencies, factor), cosines, sines in zip(self._ropes, step.cosines, step.sines, strict=True):
             angles = step.positions[:tokens, None] * frequencies
             cosines[:tokens] = np.cos(angles) * factor
             sines[:tokens] = np.sin(angles) * factor
         self._pool.step()
-        return self._program.logits[:outputs, : self.vocab_size]
+        return self._program.logits[: len(wanted[False]), : self.vocab_size]
 
     @property
     def routes(self) -> NDArray[np.int32]:
@@ -142,11 +145,18 @@ class Runner:
         """The KV cache."""
         return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
 
-    def buffer_memory(self) -> MemoryUse:
-        """What a step is computed in."""
+    def buffer_memory(self, outputs: int) -> MemoryUse:
+        """What a step is computed in, when none has more than so many outputs."""
         buffers = [*self._program.memory, self._pool.scratch]
         arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
-        return MemoryUse(sum(array.nbytes for array in arrays), sum(map(resident_bytes, arrays)))
+        reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
+        return MemoryUse(reserved, sum(map(resident_bytes, arrays)))
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """See `ModelRunner`."""
+        words = self._program.step.words
+        return self._program.hidden[words[k.STEP_LOGITS] : words[k.STEP_OUTPUTS]]
 
     def close(self) -> None:
         """Stop the threads."""

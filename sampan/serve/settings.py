@@ -108,6 +108,7 @@ class ServeSettings(BaseSettings):
     max_waiting: PositiveInt = Field(
         default=256, description="requests that wait for a model; more get a 429"
     )
+    max_running: PositiveInt = Field(default=64, description="sequences in a model's batch at most")
     max_choices: PositiveInt = Field(default=16, description="largest `n` of a request")
     max_body: Bytes = Field(default=ByteSize(8 * 2**20), description="largest body of a request")
     max_header: Bytes = Field(default=ByteSize(64 * 2**10), description="largest head of a request")

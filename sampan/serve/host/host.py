@@ -208,8 +208,9 @@ class ModelHost:
     def _starter(self, entry: HostedModel, pack: Pack) -> Callable[[], Model]:
         """What makes the model, with as many pages as there is room for once all that is idle has gone."""
         serving = [other for other in self._others(entry) if not other.idle]
-        room = self.budget - self._server_memory() - sum(_claim(other) for other in serving)
-        plan = plan_cache(pack, entry.settings, self._settings, room)
+        for_models = self.budget - self._server_memory()
+        room = for_models - sum(_claim(other) for other in serving)
+        plan = plan_cache(pack, entry.settings, self._settings, for_models // len(self._models), room)
         return partial(
             start_model,
             pack,
@@ -220,6 +221,7 @@ class ModelHost:
             kv_dtype=plan.kv,
             max_experts=entry.settings.max_experts,
             max_waiting=self._settings.max_waiting,
+            max_running=self._settings.max_running,
             usable_pages=plan.usable_pages,
         )
 

@@ -41,7 +41,7 @@ def memory_budget(settings: ServeSettings) -> int:
 def measure(model: Model) -> ModelMemory:
     """What a loaded model takes."""
     runner = model.runner
-    cache, buffers = runner.cache_memory(), runner.buffer_memory()
+    cache, buffers = runner.cache_memory(), runner.buffer_memory(model.engine.max_running)
     # Pages beyond the pool's are never used, and so never touched.
     usable = model.engine.pages.page_count * runner.page_bytes
     return ModelMemory(
@@ -61,43 +61,48 @@ def server_memory(models: Iterable[ModelMemory]) -> int:
 
 @dataclass(frozen=True)
 class CachePlan:
-    """How large a model's KV cache is to be: `wanted` pages, at least `least`, `page_bytes` each, for
-    sequences of `context` tokens. `room`: bytes for the model with everything.
+    """How large a model's KV cache is to be, for sequences of `context` tokens.
+
+    `wanted` pages of `page_bytes` each as far as they fit into the model's `share` of the memory, so that all
+    models can serve at once; at least `least` as long as they fit into `room`, all that can be freed now.
+    `share` and `room` are bytes for the model with everything, its `weights` among them.
     """
 
     context: int
+    kv: KeyValueType
     wanted: int
     least: int
     page_bytes: int
-    kv: KeyValueType
-    room: int
+    max_running: int
     weights: int
+    share: int
+    room: int
 
     @property
     def most_pages(self) -> int:
-        """Pages to lay out before it is known what the buffers take."""
-        self._require(self.room - self.weights)
-        return min(self.wanted, (self.room - self.weights) // self.page_bytes)
+        """Pages to lay out before it is known what the buffers take. MachineError when `least` do not fit."""
+        return self._pages(self.weights)
 
     def usable_pages(self, runner: Runner) -> int:
-        """Pages that fit beside the runner's buffers. MachineError when those are fewer than `least`."""
-        room = self.room - self.weights - runner.buffer_memory().reserved
-        self._require(room)
-        return min(self.most_pages, room // self.page_bytes)
+        """Pages that fit beside the runner's buffers. MachineError when `least` do not."""
+        return self._pages(self.weights + runner.buffer_memory(self.max_running).reserved)
 
-    def _require(self, room: int) -> None:
-        missing = self.least * self.page_bytes - room
-        if missing > 0:
+    def _pages(self, others: int) -> int:
+        fitting = (self.room - others) // self.page_bytes
+        if fitting < self.least:
+            cache = f"{_mebibytes(self.least * self.page_bytes)} for {self.least * PAGE_TOKENS} tokens"
             raise MachineError(
-                f"the model needs {_mebibytes(self.room + missing)} of memory with a KV cache of "
-                f"{self.least * PAGE_TOKENS} tokens in {self.kv}, and {_mebibytes(max(self.room, 0))} are "
-                "free or can be freed now; raise --memory, lower --context or take --kv int8"
+                f"the model takes {_mebibytes(others)}, and {cache} of {self.kv} KV cache, but only "
+                f"{_mebibytes(max(self.room, 0))} can be had now; raise --memory, lower --context or take "
+                "--kv int8"
             )
+        shared = (self.share - others) // self.page_bytes
+        return min(self.wanted, fitting, max(shared, self.least))
 
 
-def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, room: int) -> CachePlan:
-    """The KV cache of a model that may take `room` bytes. ConfigurationError for a context that it was not
-    made for.
+def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, share: int, room: int) -> CachePlan:
+    """The KV cache of a model that may take `share` bytes for long and `room` now. ConfigurationError for a
+    context that the model was not made for.
     """
     kv = model.kv or settings.kv
     stated = model.context or settings.context
@@ -105,13 +110,15 @@ def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, room: 
     pages = -(-context // PAGE_TOKENS)
     return CachePlan(
         context=context,
+        kv=kv,
         wanted=(model.sequences or settings.sequences) * pages,
         # A context that somebody asked for is there in full; the default one may be shorter.
         least=pages if stated else min(pages, SMALLEST_CONTEXT // PAGE_TOKENS),
         page_bytes=KeyValueLayout.of(pack.config, kv).page_bytes,
-        kv=kv,
-        room=room,
+        max_running=settings.max_running,
         weights=pack.nbytes,
+        share=share,
+        room=room,
     )
 
 

@@ -70,9 +70,9 @@ class ServedModel:
             stream = self._streams.get(sequence)
             if stream is None:
                 continue  # its reader has left
-            if sequence.finish_reason is not None:
-                del self._streams[sequence]
             stream.push(outputs, now)
+            if stream.ended:
+                del self._streams[sequence]
         self._rate.add(sum(len(outputs) for _, outputs in news), now)
 
 
@@ -80,7 +80,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
     """What one sequence writes: lists of outputs, each everything that is new since the last.
 
     Ends with the sequence; raises its error if it has one. `aclose` cancels the sequence, as does the
-    cancellation of the task that waits for the next list.
+    cancellation of the task that waits for the next list. `ended`: nothing more will come.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         self._record = record
         self._times = metrics.sequence_times(served.name)
         self._ready: list[Output] = []
-        self._ended = False
+        self.ended = False
         self._waiter: asyncio.Future[None] | None = None
         if record is not None:
             record.model = served.name
@@ -107,8 +107,9 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
             if self._record is not None and self._record.first_token is None:
                 self._record.first_token = now
             self._times.wrote(len(outputs), now)
-        if self._sequence.finish_reason is not None:
-            self._ended = True
+        # Not by the sequence itself: the engine may be ahead of what it has delivered.
+        if not outputs or outputs[-1].finish_reason is not None:
+            self.ended = True
             self._times.ended(self._sequence, now)
         self._ready += outputs
         if self._waiter is not None and not self._waiter.done():
@@ -118,7 +119,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         """The next list."""
         del value
         while not self._ready:
-            if self._ended:
+            if self.ended:
                 if self._sequence.error is not None:
                     raise self._sequence.error
                 raise StopAsyncIteration
@@ -150,7 +151,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
 
     def _cancel(self) -> None:
         self._ready = []
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._served.cancel(self._sequence)
             self._times.ended(self._sequence, time.monotonic())
