@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 SMALLEST_DEFAULT_CONTEXT = 256
 
+# Texts that `Model.embed` queues at a time.
+_EMBEDDED_AT_ONCE = 64
+
 # Activations, logits, compiled code and the interpreter itself.
 _WORKING_MEMORY = 200 * 2**20
 
@@ -357,6 +360,29 @@ class Model:
         """
         tokens = self.tokenize(prompt)
         return self._chunks(tokens, sampling_options(**options))
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Literal["mean", "last"] = "mean"
+    ) -> NDArray[np.float32]:
+        """One vector per text, float32 [texts, hidden_size], each of length 1: the mean of the hidden states
+        behind the model's last norm, or the one of the last token.
+
+        RequestError when a text is empty or does not fit into the context: nothing is cut.
+        """
+        import numpy as np
+
+        if isinstance(texts, str):
+            raise RequestError("embed takes a list of texts; for one text, write [text]")
+        sequences = [self.engine.new_embedding(self.tokenize(text), pooling) for text in texts]
+        vectors = np.empty((len(sequences), self.config.hidden_size), np.float32)
+        for first in range(0, len(sequences), _EMBEDDED_AT_ONCE):
+            group = sequences[first : first + _EMBEDDED_AT_ONCE]
+            self.engine.run(group)
+            for row, sequence in enumerate(group, first):
+                assert sequence.embedding is not None
+                vectors[row] = sequence.embedding
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     def _chunks(self, prompt: list[int], options: SamplingOptions) -> Iterator[Chunk]:
         sequence = self.engine.new_sequence(prompt, options)

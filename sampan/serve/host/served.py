@@ -79,8 +79,8 @@ class ServedModel:
 class OutputStream(AsyncGenerator["list[Output]", None]):
     """What one sequence writes: lists of outputs, each everything that is new since the last.
 
-    `ended`: nothing more will come. Ends with the sequence; raises its error if it has one. `aclose` cancels the sequence, as does the
-    cancellation of the task that waits for the next list.
+    Ends with the sequence; raises its error if it has one. `aclose` cancels the sequence, as does the
+    cancellation of the task that waits for the next list. `ended`: nothing more will come.
     """
 
     def __init__(

@@ -30,8 +30,7 @@ class LarkRules:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """JSON that `schema` allows."""
-        options = dict(schema) | {"x-guidance": _JSON_OPTIONS}
-        return self._rule(f"%json {json.dumps(options, ensure_ascii=False)}")
+        return self._rule(f"%json {json.dumps(with_json_options(schema), ensure_ascii=False)}")
 
     def regex(self, pattern: str) -> str:
         """Text that matches a regular expression."""
@@ -68,6 +67,11 @@ class LarkRules:
         name = f"rule{len(self._rules)}"
         self._rules.append(f"{name}{attributes}: {body}")
         return name
+
+
+def with_json_options(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with what llguidance shall know about white space."""
+    return dict(schema) | {"x-guidance": _JSON_OPTIONS}
 
 
 def _quoted(text: str) -> str:
