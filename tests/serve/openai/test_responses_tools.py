@@ -49,19 +49,14 @@ def test_a_call_that_is_required_is_made(client: openai.OpenAI, choice: Any) -> 
 
 def test_the_clients_own_helper_accumulates_calls(client: openai.OpenAI) -> None:
     tools: list[Any] = [openai.pydantic_function_tool(Look, name="look")]
-    calling = NOT_THINKING | {"tools": tools, "tool_choice": "required"}
+    calling = CALLING | {"tools": tools, "tool_choice": "required"}
     with client.responses.stream(**calling, input="Look!") as stream:
         events = list(stream)
         final = stream.get_final_response()
-    assert final.output
-    for index, call in enumerate(final.output):
-        assert call.type == "function_call" and isinstance(call.parsed_arguments, Look)
-        deltas = [
-            event.delta
-            for event in events
-            if event.type == "response.function_call_arguments.delta" and event.output_index == index
-        ]
-        assert "".join(deltas) == call.arguments
+    (call,) = final.output
+    assert call.type == "function_call" and isinstance(call.parsed_arguments, Look)
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert "".join(deltas) == call.arguments
 
 
 def test_what_a_call_gave_goes_back_to_the_model(client: openai.OpenAI) -> None:
