@@ -76,7 +76,7 @@ def test_an_answer_goes_on_where_the_last_message_ends(client: anthropic.Anthrop
     begun = {"role": "assistant", "content": "It is"}
     # Tokens are bytes, and nothing comes behind the last message.
     assert tokens(*HELLO, begun) == tokens(*HELLO) + len("It is")
-    message = client.messages.create(model="tiny", max_tokens=2, messages=[*HELLO, begun])  # type: ignore[list-item]
+    message = client.messages.create(model="tiny", max_tokens=2, messages=[*HELLO, begun])
     assert message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0) == tokens(*HELLO, begun)
 
 

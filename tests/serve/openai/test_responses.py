@@ -53,7 +53,7 @@ def test_an_answer_that_wants_more_tokens_is_incomplete(client: openai.OpenAI) -
         max_output_tokens=5,
         text={"format": type_to_text_format_param(Weather)},
     )
-    assert response.status == "incomplete" and response.output[0].status == "incomplete"  # type: ignore[union-attr]
+    assert response.status == "incomplete" and response.output[0].status == "incomplete"
     assert response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
     assert response.usage is not None and response.usage.output_tokens == 5
@@ -116,7 +116,7 @@ def test_logprobs_come_with_the_text(client: openai.OpenAI) -> None:
         top_logprobs=3,
         include=["message.output_text.logprobs"],
     )
-    (part,) = response.output[0].content  # type: ignore[union-attr]
+    (part,) = response.output[0].content
     assert part.logprobs and all(len(entry.top_logprobs) == 3 for entry in part.logprobs)
     # The most likely token was taken each time.
     assert all(entry.logprob == max(top.logprob for top in entry.top_logprobs) for entry in part.logprobs)
