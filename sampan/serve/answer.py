@@ -104,7 +104,7 @@ def _prepare(
     parallel = chat is None or chat.parallel_tool_calls
     grammar = compile_constraint(
         tokenizer,
-        prompt.text,
+        None if chat is None else prompt.text,
         format=request.format,
         tools=tools,
         tool_choice="auto" if chat is None else chat.tool_choice,

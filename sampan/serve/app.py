@@ -20,7 +20,7 @@ from sampan.serve.host.host import ModelHost
 from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
 from sampan.serve.logs import log_request
 from sampan.serve.metrics import ServerMetrics
-from sampan.serve.openai import chat, completions, responses
+from sampan.serve.openai import chat, completions, embeddings, responses
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
 
@@ -29,6 +29,7 @@ ROUTERS = (
     models.router,
     chat.router,
     completions.router,
+    embeddings.router,
     responses.router,
     messages.router,
 )

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from sampan.errors import (
     AuthenticationError,
+    ContextError,
     DownloadError,
     ForbiddenError,
     MachineError,
@@ -32,6 +33,7 @@ _KINDS: tuple[tuple[type[SampanError], int, str, str | None], ...] = (
     (QueueFullError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (RequestTooLargeError, 413, "invalid_request_error", "request_too_large"),
     (RequestTimeoutError, 408, "invalid_request_error", "request_timeout"),
+    (ContextError, 400, "invalid_request_error", "context_length_exceeded"),
     (RequestError, 400, "invalid_request_error", None),
     (ModelReferenceError, 404, "invalid_request_error", "model_not_found"),
     (AuthenticationError, 401, "authentication_error", "invalid_api_key"),

@@ -6,14 +6,15 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from sampan.errors import ParameterError, RequestError
+from sampan.errors import ParameterError
+from sampan.serve.answer import tokenizer_of
 from sampan.serve.merge import merge
 from sampan.serve.openai.embeddings_schema import EmbeddingsRequest
 from sampan.serve.openai.objects import unfinished
@@ -29,7 +30,7 @@ _AT_ONCE = 16
 
 Vector = NDArray[np.float32]
 
-router = APIRouter(tags=["openai"])
+router = APIRouter()
 
 
 @router.post("/v1/embeddings")
@@ -42,8 +43,13 @@ async def _embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     async with request.app.state.host.lease(body.model) as served:
         width = served.model.config.hidden_size
         if body.dimensions is not None and body.dimensions > width:
-            raise ParameterError("dimensions", f"dimensions is {body.dimensions}, this model's vectors have {width}")
-        prompts = await asyncio.to_thread(_tokens, served, body)
+            raise ParameterError(
+                "dimensions", f"dimensions is {body.dimensions}, this model's vectors have {width}"
+            )
+        tokenizer = tokenizer_of(served)
+        prompts = await asyncio.to_thread(
+            lambda: [tokenizer.encode(text) if isinstance(text, str) else text for text in body.input]
+        )
         vectors: list[Vector] = [np.empty(0, np.float32)] * len(prompts)
         pending = enumerate(prompts)
         workers = [_embed(served, pending, body, request) for _ in range(min(_AT_ONCE, len(prompts)))]
@@ -54,13 +60,6 @@ async def _embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     return Response(
         await asyncio.to_thread(_body, body, served.name, vectors, tokens), media_type="application/json"
     )
-
-
-def _tokens(served: ServedModel, body: EmbeddingsRequest) -> list[Sequence[int]]:
-    tokenizer = served.model.tokenizer
-    if tokenizer is None:
-        raise RequestError(f"{served.name} has no tokenizer, so it cannot read text")
-    return [tokenizer.encode(text) if isinstance(text, str) else text for text in body.input]
 
 
 async def _embed(
@@ -91,10 +90,10 @@ def _unit(vector: Vector) -> Vector:
 def _body(body: EmbeddingsRequest, model: str, vectors: Sequence[Vector], tokens: int) -> bytes:
     """The response, vector by vector: many are more than one call into the JSON encoder should take."""
     as_text = body.encoding_format == "base64"
-    data = [
-        to_json({"object": "embedding", "index": index, "embedding": _base64(vector) if as_text else vector.tolist()})
-        for index, vector in enumerate(vectors)
-    ]
+    data = []
+    for index, vector in enumerate(vectors):
+        numbers = _base64(vector) if as_text else vector.tolist()
+        data.append(to_json({"object": "embedding", "index": index, "embedding": numbers}))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     rest = to_json({"model": model, "usage": usage})[1:]
     return f'{{"object":"list","data":[{",".join(data)}],{rest}'.encode()
