@@ -28,7 +28,7 @@ from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
 from sampan.engine.span import ModelRunner, rows_by_span
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
-from sampan.errors import RequestError
+from sampan.errors import ContextError, ParameterError, RequestError
 
 # Random seeds stay exact in JSON readers that have only doubles.
 _SEED_BITS = 53
@@ -100,13 +100,15 @@ class Engine:
         vocab_size = self.runner.vocab_size
         for token, _ in options.logit_bias:
             if token >= vocab_size:
-                raise RequestError(f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}")
+                raise ParameterError(
+                    "logit_bias", f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}"
+                )
         room = self.context - len(tokens)
         wanted = f"the prompt has {len(tokens)} tokens"
         if options.max_tokens is not None:
             wanted += f" and max_tokens is {options.max_tokens}, {len(tokens) + options.max_tokens} in all"
         if room < (options.max_tokens or 1):
-            raise RequestError(
+            raise ContextError(
                 f"{wanted}, but the context holds {self.context}; "
                 "shorten the prompt, lower max_tokens or load the model with a larger context"
             )
@@ -138,7 +140,7 @@ class Engine:
         if pooling not in ("mean", "last"):
             raise RequestError(f"pooling must be mean or last, not {pooling!r}")
         if len(tokens) > self.context:
-            raise RequestError(
+            raise ContextError(
                 f"the text has {len(tokens)} tokens, but the context holds {self.context}; "
                 "shorten it or load the model with a larger context"
             )

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict, Unpack
 
 from sampan.errors import FormatError, RequestError
@@ -19,6 +20,7 @@ from sampan.models.control_text import (
     unused_characters,
 )
 from sampan.models.messages import template_messages
+from sampan.models.token_bytes import vocabulary_bytes
 from sampan.models.tokenizer_import import parse_tokenizer
 from sampan.models.tool_prompt import with_tools_as_text
 from sampan.models.tools import check_tools
@@ -105,6 +107,11 @@ class Tokenizer:
         """The variables of the chat template that a request may set; none without a template."""
         return frozenset() if self.template_source is None else self._chat_template().options
 
+    @property
+    def template_describes_tools(self) -> bool:
+        """Whether the chat template has a place for tools."""
+        return self.has_chat_template and self._chat_template().describes_tools
+
     def encode(self, text: str, *, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_bos`: None does as the file says.
 
@@ -146,10 +153,13 @@ class Tokenizer:
         """How many logits the model gives; it may be more than the tokenizer has tokens."""
         return self._vocab_size
 
-    def to_json(self) -> str:
-        """The tokenizer as the `tokenizers` library writes it."""
-        text: str = self._tokenizer.to_str()
-        return text
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every token, by id, none for ids of the model that the tokenizer has not; see
+        `sampan.models.token_bytes`.
+        """
+        known = vocabulary_bytes(self._tokenizer)[: self._vocab_size]
+        return known + [b""] * (self._vocab_size - len(known))
 
     def is_end(self, token: int) -> bool:
         """Whether generation ends with this token."""

@@ -22,6 +22,7 @@ from sampan.serve.text.vocabulary import grammar_vocabulary
 
 if TYPE_CHECKING:
     from sampan.engine.sequence import Output
+    from sampan.models.tokenizer import Tokenizer
     from sampan.serve.host.served import ServedModel
 
 __all__ = ["AnswerRequest", "Conversation", "answer"]
@@ -84,21 +85,26 @@ async def _events(
     yield choice.finish()
 
 
+def tokenizer_of(served: ServedModel) -> Tokenizer:
+    """The model's tokenizer. RequestError when it has none."""
+    tokenizer = served.model.tokenizer
+    if tokenizer is None:
+        raise RequestError(f"{served.name} has no tokenizer, so it cannot read or write text")
+    return tokenizer
+
+
 def _prepare(
     served: ServedModel, request: AnswerRequest, client: str, deadline: float | None
 ) -> list[Choice]:
     """Sequences, not yet queued, and what reads them."""
-    model = served.model
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise RequestError(f"{served.name} has no tokenizer, so it cannot read or write text")
+    tokenizer = tokenizer_of(served)
     prompt = prepare_prompt(tokenizer, request.prompt)
     chat = request.prompt if isinstance(request.prompt, Conversation) else None
     tools = () if chat is None else chat.usable_tools
     parallel = chat is None or chat.parallel_tool_calls
     grammar = compile_constraint(
         tokenizer,
-        prompt.text,
+        None if chat is None else prompt.text,
         format=request.format,
         tools=tools,
         tool_choice="auto" if chat is None else chat.tool_choice,
@@ -108,7 +114,7 @@ def _prepare(
     reported = request.options.logprobs is not None
     choices = []
     for index in range(request.n):
-        sequence = model.engine.new_sequence(
+        sequence = served.model.engine.new_sequence(
             prompt.tokens,
             _options(request.options, index),
             constraint=None if grammar is None else grammar.start(),

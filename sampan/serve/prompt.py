@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sampan.errors import ParameterError, RequestError
+from sampan.errors import ParameterError
 from sampan.models.tokenizer import Tokenizer
 
 # Variables of chat templates that switch thinking on and off.
@@ -21,8 +21,8 @@ class Conversation:
     `tool_call_id`, `reasoning_content`. `tools`: `{"type": "function", "function": {...}}` each;
     `tool_choice`: "auto", "none", "required", or the name of the tool that must be called.
     `template_options`: further variables of the template, such as `enable_thinking`. `reasoning_effort`: how
-    much to think, "none" for not at all, as far as the template has a variable for it. `continue_final`: the
-    answer goes on where the last message, the assistant's, ends.
+    much to think, "none" for not at all, as far as the template has a variable for it; `effort_parameter` is
+    what the API calls it. `continue_final`: the answer goes on where the last message, the assistant's, ends.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -31,6 +31,7 @@ class Conversation:
     parallel_tool_calls: bool = True
     template_options: Mapping[str, Any] = field(default_factory=dict)
     reasoning_effort: str | None = None
+    effort_parameter: str = "reasoning_effort"
     continue_final: bool = False
 
     @property
@@ -61,7 +62,7 @@ def prepare_prompt(tokenizer: Tokenizer, prompt: Prompt) -> PreparedPrompt:
         prompt.messages,
         tools=prompt.usable_tools,
         continue_final=prompt.continue_final,
-        options={**_effort_options(tokenizer, prompt.reasoning_effort), **prompt.template_options},
+        options={**_effort_options(tokenizer, prompt), **prompt.template_options},
     )
     return PreparedPrompt(rendered.tokens, rendered.text)
 
@@ -77,8 +78,9 @@ def _check_options(tokenizer: Tokenizer, options: Mapping[str, Any]) -> None:
             )
 
 
-def _effort_options(tokenizer: Tokenizer, effort: str | None) -> dict[str, Any]:
-    """The template's variables for this effort; RequestError when it has none."""
+def _effort_options(tokenizer: Tokenizer, conversation: Conversation) -> dict[str, Any]:
+    """The template's variables for this effort; ParameterError when it has none."""
+    effort = conversation.reasoning_effort
     if effort is None:
         return {}
     known = tokenizer.template_options
@@ -87,6 +89,7 @@ def _effort_options(tokenizer: Tokenizer, effort: str | None) -> dict[str, Any]:
         return {switch: effort != "none"}
     if "reasoning_effort" in known:
         return {"reasoning_effort": effort}
-    raise RequestError(
-        "this model's chat template cannot be told how much to reason; leave the reasoning effort out"
+    parameter = conversation.effort_parameter
+    raise ParameterError(
+        parameter, f"{parameter}: this model's chat template cannot be told how much to reason; leave it out"
     )

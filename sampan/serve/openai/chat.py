@@ -12,10 +12,10 @@ from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.openai.chat_answer import ChatChunks, ChatCompletion
 from sampan.serve.openai.chat_input import answer_request
 from sampan.serve.openai.chat_schema import ChatRequest
-from sampan.serve.openai.chunks import STREAM_RESPONSES, written
+from sampan.serve.openai.chunks import written
 from sampan.serve.openai.objects import object_head
 from sampan.serve.openai.sampling import check_choices
-from sampan.serve.streaming import respond_whole, respond_with_events
+from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
 
 router = APIRouter()
 

@@ -50,8 +50,9 @@ def _messages(body: ChatRequest) -> tuple[dict[str, Any], ...]:
     calls: set[str] = set()
     for number, message in enumerate(body.messages):
         if isinstance(message, ToolMessage) and message.tool_call_id not in calls:
+            where = f"messages[{number}].tool_call_id"
             raise ParameterError(
-                f"messages.{number}.tool_call_id", f"no message before it has a call {message.tool_call_id!r}"
+                where, f"{where}: no message before it has a call with the id {message.tool_call_id!r}"
             )
         plain = message.model_dump(exclude_none=True)
         calls.update(call["id"] for call in plain.get("tool_calls", ()))
@@ -65,6 +66,10 @@ def _tool_choice(body: ChatRequest) -> str:
         return "auto"
     if isinstance(body.tool_choice, NamedTool):
         name = body.tool_choice.function.name
+        if name in ("auto", "none", "required"):
+            raise ParameterError(
+                "tool_choice", f"a tool that is called {name!r} cannot be chosen by its name"
+            )
         if name not in names:
             raise ParameterError("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
         return name

@@ -14,10 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from sampan.serve.body import Body, TextOr
+from sampan.serve.body import MAXIMUM_TOOLS, Body, TextOr
 from sampan.serve.openai.sampling import SamplingBody
-
-MAXIMUM_TOOLS = 128
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
 
 from starlette.requests import Request
 
@@ -12,11 +11,6 @@ from sampan.serve.events import AnswerUsage, Event
 from sampan.serve.openai.objects import Json, usage_object
 from sampan.serve.sse import to_json
 from sampan.serve.streaming import stream_problem
-
-# What the API's description says of routes that can stream.
-STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, whole or as a stream", "content": {"text/event-stream": {}}}
-}
 
 _DONE = b"data: [DONE]\n\n"
 

@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest
 from sampan.serve.answers import answer_each
-from sampan.serve.openai.chunks import STREAM_RESPONSES, written
+from sampan.serve.openai.chunks import written
 from sampan.serve.openai.completions_answer import TextChunks, TextCompletion
 from sampan.serve.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from sampan.serve.openai.objects import object_head
 from sampan.serve.openai.sampling import check_choices
-from sampan.serve.streaming import respond_whole, respond_with_events
+from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
 
 if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel

@@ -54,9 +54,14 @@ def usage_object(usage: AnswerUsage) -> Json:
 
 
 def finish_reason(end: ChoiceEnd) -> str:
-    """OpenAI's word for the end of a choice. UnavailableError where it has none: the answer is not complete,
-    and no client would see that from another word.
-    """
+    """OpenAI's word for the end of a choice; raises `unfinished` where it has none."""
     if end.reason in _UNFINISHED:
-        raise UnavailableError(_UNFINISHED[end.reason], _RETRY_S)
+        raise unfinished(end.reason)
     return end.reason
+
+
+def unfinished(reason: str | None) -> UnavailableError:
+    """The error for what the engine ended before it was complete: no client would see that from a word that
+    means something else.
+    """
+    return UnavailableError(_UNFINISHED.get(str(reason), "the engine left the answer unfinished"), _RETRY_S)

@@ -10,15 +10,12 @@ from starlette.requests import Request
 
 from sampan.engine.options import MAX_SEED, SamplingOptions
 from sampan.errors import ParameterError
-from sampan.serve.body import Body
+from sampan.serve.body import MAXIMUM_STOPS, Body, StopString
 from sampan.serve.text.response_format import ResponseFormat
 
-MAXIMUM_STOPS = 16
-MAXIMUM_STOP_LENGTH = 256
 MAXIMUM_BIASES = 1024
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAXIMUM_STOP_LENGTH)]
 StopStrings = Annotated[
     list[StopString],
     Field(max_length=MAXIMUM_STOPS),

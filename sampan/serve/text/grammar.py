@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 from numpy.typing import NDArray
 
 from sampan.errors import RequestError
 from sampan.models.tokenizer import Tokenizer
-from sampan.serve.text.vocabulary import grammar_vocabulary
+from sampan.serve.text.vocabulary import grammar_vocabulary, per_tokenizer
 
 # About a tenth of llguidance's own: compiling and each step stay below some tens of milliseconds, and the
 # worst grammar below some tens of megabytes, on a vocabulary of 150,000.
@@ -20,6 +23,30 @@ _LIMITS = LLParserLimits(
     max_grammar_size=100_000,
     verbose_errors=False,
 )
+
+
+# Compiled grammars that are kept for each model, the last ones used.
+_KEPT = 16
+
+
+def compiled_grammar(tokenizer: Tokenizer, grammar: str, where: str) -> CompiledGrammar:
+    """`CompiledGrammar(tokenizer, grammar, where)`, or the one that an earlier request made."""
+    kept, lock = _compiled(tokenizer)
+    with lock:
+        if grammar in kept:
+            kept.move_to_end(grammar)
+            return kept[grammar]
+    made = CompiledGrammar(tokenizer, grammar, where)
+    with lock:
+        kept[grammar] = made
+        while len(kept) > _KEPT:
+            kept.popitem(last=False)
+    return made
+
+
+@per_tokenizer
+def _compiled(tokenizer: Tokenizer) -> tuple[OrderedDict[str, CompiledGrammar], threading.Lock]:  # noqa: ARG001
+    return OrderedDict(), threading.Lock()
 
 
 class CompiledGrammar:
@@ -87,6 +114,6 @@ def keep_allowed(logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> Non
 
 
 def _reason(matcher: LLMatcher) -> str:
-    """llguidance's message on one line, without the parser's state."""
-    text: str = matcher.get_error().partition("<non-verbose/>")[0]
-    return " ".join(text.split())[:300]
+    """llguidance's message without the excerpt of the grammar and the parser's state that follow it."""
+    text: str = matcher.get_error().partition("\n")[0]
+    return text.removesuffix("<non-verbose/>").strip()[:300]
