@@ -30,16 +30,19 @@ def resident_bytes(buffer: NDArray[np.uint8], block: int | None = None) -> int:
     `block`: the buffer's bytes are touched in blocks of this size, from their first byte on, so that it is
     enough to look at that one. The time for a large buffer is far less then.
     """
+    start, size = buffer.ctypes.data, buffer.nbytes
     if sys.platform != "linux":
-        return buffer.nbytes
-    if block is None:
-        present = _resident_pages(buffer.ctypes.data, buffer.nbytes) * mmap.PAGESIZE
-    else:
-        start, end = buffer.ctypes.data, buffer.ctypes.data + buffer.nbytes
-        # The kernel wants whole pages; the first byte of a block lies anywhere in one.
-        firsts = (address - address % mmap.PAGESIZE for address in range(start, end, block))
-        present = sum(_resident_pages(address, 1) for address in firsts) * block
-    return min(present, buffer.nbytes)
+        return size
+    try:
+        if block is None:
+            present = _resident_pages(start, size) * mmap.PAGESIZE
+        else:
+            # The kernel wants the addresses of whole pages; a block's first byte lies anywhere in one.
+            firsts = (address - address % mmap.PAGESIZE for address in range(start, start + size, block))
+            present = sum(_resident_pages(address, 1) for address in firsts) * block
+    except OSError:  # a sandbox that does not allow the call
+        return size
+    return min(present, size)
 
 
 def _resident_pages(address: int, size: int) -> int:

@@ -112,7 +112,6 @@ class ServeSettings(BaseSettings):
     max_choices: PositiveInt = Field(default=16, description="largest `n` of a request")
     max_body: Bytes = Field(default=ByteSize(8 * 2**20), description="largest body of a request")
     max_header: Bytes = Field(default=ByteSize(64 * 2**10), description="largest head of a request")
-    max_grammar: Bytes = Field(default=ByteSize(64 * 2**10), description="largest schema, regex or grammar")
     header_timeout: Seconds = Field(default=10.0, description="seconds for a client to send a request's head")
     body_timeout: Seconds = Field(default=60.0, description="seconds for a client to send a request's body")
     keep_alive_timeout: PositiveInt = Field(default=75, description="seconds that an idle connection is kept")
