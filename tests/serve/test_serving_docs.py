@@ -89,14 +89,16 @@ def test_every_field_of_the_status_is_explained(live_server: LiveServer) -> None
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples use curl")
-def test_requests_in_the_examples_are_answered(live_server: LiveServer) -> None:
+@pytest.mark.usefixtures("in_shared_home")
+def test_requests_in_the_examples_are_answered(roomy_folder: Path) -> None:
     lines = [line for _, text in blocks(page(PAGE), "sh") for line in text.splitlines()]
-    commands = [line.replace('"small"', '"tiny"') for line in lines if line.startswith("curl")]
+    commands = [shlex.split(line) for line in lines if line.startswith("curl")]
     assert len(commands) > 3
-    for command in commands:
-        words = [word.replace("http://localhost:8000", live_server.url) for word in shlex.split(command)]
-        result = subprocess.run([*words, "--fail-with-body"], capture_output=True, text=True, timeout=120)
-        assert result.returncode == 0, result
+    with LiveServer(ModelSettings(reference=str(roomy_folder), name="small")) as server:
+        for command in commands:
+            words = [word.replace("http://localhost:8000", server.url) for word in command]
+            result = subprocess.run([*words, "--fail-with-body"], capture_output=True, text=True, timeout=120)
+            assert result.returncode == 0, result
 
 
 def test_the_unit_starts_a_command_that_is_there() -> None:
