@@ -46,11 +46,12 @@ def resident_bytes(buffer: NDArray[np.uint8], block: int | None = None) -> int:
 
 
 def _resident_pages(address: int, size: int) -> int:
-    pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
-    if _libc().mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages):
+    pages = np.empty(-(-size // mmap.PAGESIZE), np.uint8)
+    arguments = ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_void_p(pages.ctypes.data)
+    if _libc().mincore(*arguments):
         raise OSError(ctypes.get_errno(), f"mincore of {size} bytes")
     # The other bits of each byte are reserved.
-    return int(np.count_nonzero(np.frombuffer(pages.raw, np.uint8) & 1))
+    return int(np.count_nonzero(pages & 1))
 
 
 @cache
