@@ -18,11 +18,12 @@ from sampan.serve.context import REQUEST_ID, RequestContext
 from sampan.serve.errors import Problem, error_response, problem_of, validation_problem
 from sampan.serve.host.host import ModelHost
 from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
-from sampan.serve.logs import log_request
+from sampan.serve.logs import RequestLog
 from sampan.serve.metrics import ServerMetrics
 from sampan.serve.openai import chat, completions, embeddings, responses
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
+from sampan.serve.tracing import Tracing
 
 ROUTERS = (
     operations.router,
@@ -35,7 +36,9 @@ ROUTERS = (
 )
 
 
-def create_app(settings: ServeSettings, host: ModelHost, metrics: ServerMetrics) -> FastAPI:
+def create_app(
+    settings: ServeSettings, host: ModelHost, metrics: ServerMetrics, tracing: Tracing | None = None
+) -> FastAPI:
     """The application over a host's models.
 
     Routes find `settings`, `host`, `metrics` and `server` (its `ServerState`) in `request.app.state`, and
@@ -62,7 +65,10 @@ def create_app(settings: ServeSettings, host: ModelHost, metrics: ServerMetrics)
             allow_headers=["authorization", "content-type", "x-api-key", REQUEST_ID, TIMEOUT_HEADER],
             expose_headers=[REQUEST_ID, "retry-after"],
         )
-    app.add_middleware(RequestContext, finished=(metrics.responded, log_request))
+    finished = [metrics.responded, RequestLog(settings.log_prompts).answered]
+    if tracing is not None:
+        finished.append(tracing.traced)
+    app.add_middleware(RequestContext, finished=tuple(finished))
     return app
 
 

@@ -11,6 +11,9 @@ import openai
 from tests.serve.http_client import ask
 from tests.serve.live_server import LiveServer
 
+# JSON that takes a model a while.
+LONG_SCHEMA: dict[str, Any] = {"type": "array", "items": {"const": 1}, "minItems": 800}
+
 
 def openai_client(server: LiveServer, key: str = "unused") -> openai.OpenAI:
     """OpenAI's client; it does not try again, so that each failure is seen."""

@@ -73,9 +73,9 @@ def test_every_block_is_named() -> None:
     _, body = streamed(whole(*events, end="tool_calls"))
     message = Message.model_validate(body)
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert message.content[0].thinking == "Hmm." and message.content[0].signature  # type: ignore[union-attr]
-    assert message.content[2].id == "call_0" and message.content[2].input == {"at": "it"}  # type: ignore[union-attr]
-    assert message.content[3].input == {} and message.stop_reason == "tool_use"  # type: ignore[union-attr]
+    assert message.content[0].thinking == "Hmm." and message.content[0].signature
+    assert message.content[2].id == "call_0" and message.content[2].input == {"at": "it"}
+    assert message.content[3].input == {} and message.stop_reason == "tool_use"
     usage = message.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (12, 8, 12)
     assert usage.output_tokens_details is not None and usage.output_tokens_details.thinking_tokens == 3

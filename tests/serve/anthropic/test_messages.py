@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import anthropic
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from sampan.serve.settings import ModelSettings
-from tests.serve.clients import anthropic_client, cancelled_count, wait_until_idle
+from tests.serve.clients import LONG_SCHEMA, anthropic_client, cancelled_count, wait_until_idle
 from tests.serve.live_server import LiveServer
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -20,6 +20,7 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 class Weather(BaseModel):
     """The only answer that its schema allows."""
 
+    model_config = ConfigDict(extra="forbid")
     sky: Literal["blue"]
     wind: Literal["east"]
 
@@ -75,7 +76,7 @@ def test_an_answer_goes_on_where_the_last_message_ends(client: anthropic.Anthrop
     begun = {"role": "assistant", "content": "It is"}
     # Tokens are bytes, and nothing comes behind the last message.
     assert tokens(*HELLO, begun) == tokens(*HELLO) + len("It is")
-    message = client.messages.create(model="tiny", max_tokens=2, messages=[*HELLO, begun])  # type: ignore[list-item]
+    message = client.messages.create(model="tiny", max_tokens=2, messages=[*HELLO, begun])
     assert message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0) == tokens(*HELLO, begun)
 
 
@@ -154,7 +155,8 @@ def test_a_client_that_leaves_cancels_its_answer(
     client: anthropic.Anthropic, live_server: LiveServer
 ) -> None:
     before = cancelled_count(live_server)
-    with client.messages.stream(model="tiny", max_tokens=1900, messages=HELLO) as stream:
+    long: Any = {"format": {"type": "json_schema", "schema": LONG_SCHEMA}}
+    with client.messages.stream(model="tiny", max_tokens=1900, messages=HELLO, output_config=long) as stream:
         next(stream.text_stream)
     wait_until_idle(live_server)
     assert cancelled_count(live_server) == before + 1

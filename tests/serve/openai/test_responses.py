@@ -12,7 +12,7 @@ from openai.lib._parsing._responses import type_to_text_format_param
 from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEvent, ResponseTextDeltaEvent
 from pydantic import BaseModel
 
-from tests.serve.clients import cancelled_count, openai_client, wait_until_idle
+from tests.serve.clients import LONG_SCHEMA, cancelled_count, openai_client, wait_until_idle
 from tests.serve.live_server import LiveServer
 
 
@@ -53,7 +53,7 @@ def test_an_answer_that_wants_more_tokens_is_incomplete(client: openai.OpenAI) -
         max_output_tokens=5,
         text={"format": type_to_text_format_param(Weather)},
     )
-    assert response.status == "incomplete" and response.output[0].status == "incomplete"  # type: ignore[union-attr]
+    assert response.status == "incomplete" and response.output[0].status == "incomplete"
     assert response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
     assert response.usage is not None and response.usage.output_tokens == 5
@@ -116,7 +116,7 @@ def test_logprobs_come_with_the_text(client: openai.OpenAI) -> None:
         top_logprobs=3,
         include=["message.output_text.logprobs"],
     )
-    (part,) = response.output[0].content  # type: ignore[union-attr]
+    (part,) = response.output[0].content
     assert part.logprobs and all(len(entry.top_logprobs) == 3 for entry in part.logprobs)
     # The most likely token was taken each time.
     assert all(entry.logprob == max(top.logprob for top in entry.top_logprobs) for entry in part.logprobs)
@@ -160,7 +160,8 @@ def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(client: openai.O
 
 def test_a_client_that_leaves_cancels_its_answer(client: openai.OpenAI, live_server: LiveServer) -> None:
     before = cancelled_count(live_server)
-    with client.responses.create(model="tiny", input="One", stream=True) as stream:
+    text: Any = {"format": {"type": "json_schema", "name": "long", "schema": LONG_SCHEMA}}
+    with client.responses.create(model="tiny", input="One", text=text, stream=True) as stream:
         for event in stream:
             if event.type == "response.output_text.delta":
                 break

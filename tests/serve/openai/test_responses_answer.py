@@ -96,8 +96,8 @@ def test_every_block_becomes_an_item() -> None:
         "function_call",
         "function_call",
     ]
-    assert response.output_text == "I look." and response.output[2].arguments == '{"at": "it"}'  # type: ignore[union-attr]
-    assert response.output[2].call_id == "call_0" and response.status == "completed"  # type: ignore[union-attr]
+    assert response.output_text == "I look." and response.output[2].arguments == '{"at": "it"}'
+    assert response.output[2].call_id == "call_0" and response.status == "completed"
     assert response.usage is not None and response.usage.total_tokens == 32
     assert response.usage.input_tokens_details.cached_tokens == 8
     assert response.usage.output_tokens_details.reasoning_tokens == 3
