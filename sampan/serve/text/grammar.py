@@ -95,6 +95,8 @@ class GrammarConstraint:
         bits = np.unpackbits(mask, count=min(vocab_size, 8 * len(mask)), bitorder="little")
         if len(bits) < vocab_size:
             bits = np.pad(bits, (0, vocab_size - len(bits)))
+        if not bits.any():
+            raise RequestError("the answer's grammar cannot go on: no token may follow what is written")
         return bits.view(np.bool_)
 
     def accept(self, token: int) -> None:
