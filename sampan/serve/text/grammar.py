@@ -62,8 +62,6 @@ class CompiledGrammar:
             self._matcher.compute_bitmask()
         if self._matcher.is_error():
             raise ParameterError(where, f"{where}: {_reason(self._matcher)}")
-        if self._matcher.is_stopped() and not self._matcher.is_accepting():
-            raise ParameterError(where, f"{where}: no text at all satisfies it")
 
     def start(self) -> GrammarConstraint:
         """The constraint of a new sequence, which shares what was compiled."""
@@ -100,8 +98,7 @@ class GrammarConstraint:
     def accept(self, token: int) -> None:
         """Take note of a chosen token. RequestError when the grammar does not allow it."""
         if not self._matcher.consume_token(token):
-            self._check()
-            raise RequestError(f"token {token} is not what the wanted form of the answer allows")
+            raise RequestError(f"the answer's grammar refuses token {token}: {_reason(self._matcher)}")
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -114,6 +111,11 @@ def keep_allowed(logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> Non
 
 
 def _reason(matcher: LLMatcher) -> str:
-    """llguidance's message without the excerpt of the grammar and the parser's state that follow it."""
-    text: str = matcher.get_error().partition("\n")[0]
-    return text.removesuffix("<non-verbose/>").strip()[:300]
+    """llguidance's message without the excerpts of the grammar and the parser's state that follow it."""
+    first, *rest = matcher.get_error().removesuffix("<non-verbose/>").strip().splitlines() or [
+        "unknown error"
+    ]
+    if first == "NoExtensionBias":
+        return "no token may follow"
+    causes = [line for line in rest if line.startswith("error: ")]
+    return " ".join([first, *causes])[:300]
