@@ -41,11 +41,14 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of the prompt, of the answer (its end token included), and the context they share."""
+    """Tokens of the prompt, of the answer (its end token included), and the context they share; how many of
+    the prompt's came from the prefix cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     context: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -408,7 +411,7 @@ class Model:
                         tuple(tokens),
                         output.finish_reason,
                         sequence.seed,
-                        Usage(len(prompt), len(tokens), self.context),
+                        Usage(len(prompt), len(tokens), self.context, sequence.cached_tokens),
                         Timings(
                             self.load_s,
                             first_token_s,

@@ -93,7 +93,6 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _strftime_now
         self._source = source
         self._special_tokens = dict(special_tokens)
-        self._describes_tools: bool | None = None
         try:
             self._template = environment.from_string(source)
             read = meta.find_undeclared_variables(environment.parse(source))
@@ -106,21 +105,6 @@ class ChatTemplate:
         quoted = rf"""(?:'{re.escape(text)}'|"{re.escape(text)}")"""
         methods = r"\b(?:split|rsplit|find|rfind|startswith|endswith|replace)\(\s*"
         return bool(re.search(rf"{methods}{quoted}|{quoted}\s+(?:not\s+)?in\b", self._source))
-
-    @property
-    def describes_tools(self) -> bool:
-        """Whether a prompt says which tools there are: found out by rendering one with a tool."""
-        if self._describes_tools is None:
-            name = "probe_of_tools"
-            function = {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}}
-            tools = [{"type": "function", "function": function}]
-            try:
-                text = self.render([{"role": "user", "content": "a"}], True, {}, tools)
-            except RequestError:
-                # Whatever it wants, it is not this conversation; what it does with tools its own users know.
-                return True
-            self._describes_tools = name in text
-        return self._describes_tools
 
     def render(
         self,

@@ -18,7 +18,6 @@ from sampan.serve.text.choose import choose_decode, choose_parser
 from sampan.serve.text.compile import compile_constraint
 from sampan.serve.text.plain import PlainParser
 from sampan.serve.text.response_format import ResponseFormat
-from sampan.serve.text.vocabulary import grammar_vocabulary
 
 if TYPE_CHECKING:
     from sampan.engine.sequence import Output
@@ -111,7 +110,7 @@ def _prepare(
         parallel_tool_calls=parallel,
     )
     decode = None if chat is None else choose_decode(tokenizer, tools=bool(tools))
-    reported = request.options.logprobs is not None
+    token_bytes = None if request.options.logprobs is None else tokenizer.token_bytes
     choices = []
     for index in range(request.n):
         sequence = served.model.engine.new_sequence(
@@ -127,7 +126,6 @@ def _prepare(
             if chat is None
             else choose_parser(tokenizer, prompt.text, tools=tools, parallel_tool_calls=parallel)
         )
-        token_bytes = grammar_vocabulary(tokenizer) if reported else None
         choices.append(Choice(index, sequence, parser, token_bytes))
     return choices
 

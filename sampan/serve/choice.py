@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llguidance import LLTokenizer
-
 from sampan.errors import SampanError
 from sampan.serve.events import (
     ChoiceEnd,
@@ -36,22 +34,22 @@ if TYPE_CHECKING:
 
 
 class Choice:
-    """Reads one sequence's outputs. `vocabulary` has the tokens' bytes, where logprobs are reported."""
+    """Reads one sequence's outputs. `token_bytes`: what each token writes, where logprobs are reported."""
 
     def __init__(
         self,
         index: int,
         sequence: RunningSequence,
         parser: AnswerParser,
-        vocabulary: LLTokenizer | None = None,
+        token_bytes: Sequence[bytes] | None = None,
     ) -> None:
         self.sequence = sequence
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self._index = index
         self._parser = parser
-        self._vocabulary = vocabulary
-        self._reports = None if vocabulary is None else ReportAligner()
+        self._token_bytes = token_bytes
+        self._reports = None if token_bytes is None else ReportAligner()
         self._calls = 0
         self._unsorted = 0
 
@@ -122,8 +120,8 @@ class Choice:
         return TokenReport(self._chance(token, logprob.logprob), top)
 
     def _chance(self, token: int, logprob: float) -> TokenChance:
-        assert self._vocabulary is not None
-        utf8 = self._vocabulary.decode_bytes([token])
+        assert self._token_bytes is not None
+        utf8 = self._token_bytes[token]
         return TokenChance(token, utf8.decode("utf-8", "replace"), utf8, logprob)
 
 

@@ -119,7 +119,8 @@ def _place(error: dict[str, Any], body: Any) -> str:
     pydantic's location also has words for the types by which it read values. They are not in the body, or by
     chance only: so the value that was found wanting decides which parts count.
     """
-    location = [part for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    outside = ("body", "query", "path", "header", "[key]")
+    location = [part for part in error["loc"] if part not in outside]
     missing = f".{location.pop()}" if location and error["type"] == "missing" else ""
     place = _resolve(location, body, error["input"])
     if place is None:

@@ -17,6 +17,7 @@ from sampan.serve.anthropic.answer import MessageObject, MessageStream
 from sampan.serve.anthropic.conversation import conversation_of
 from sampan.serve.anthropic.schema import CountTokensRequest, MessagesRequest, ThinkingEnabled
 from sampan.serve.blocks import AnswerBlocks, written
+from sampan.serve.bounds import check_bounds
 from sampan.serve.prompt import prepare_prompt
 from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
 from sampan.serve.text.response_format import ResponseFormat
@@ -28,6 +29,7 @@ router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Answer a conversation, as Anthropic's Messages API."""
     asked = _answer_request(body)
+    check_bounds([asked], request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _events(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest, answer
+from sampan.serve.bounds import check_bounds
 from sampan.serve.openai.chat_answer import ChatChunks, ChatCompletion
 from sampan.serve.openai.chat_input import answer_request
 from sampan.serve.openai.chat_schema import ChatRequest
 from sampan.serve.openai.chunks import written
 from sampan.serve.openai.objects import object_head
-from sampan.serve.openai.sampling import check_choices
 from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
 
 router = APIRouter()
@@ -24,7 +24,7 @@ router = APIRouter()
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, as OpenAI's chat completions API."""
     asked = answer_request(body)
-    check_choices(asked.n, request)
+    check_bounds([asked], request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _chunks(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from sampan.errors import ParameterError
 from sampan.serve.answer import AnswerRequest
 from sampan.serve.answers import answer_each
+from sampan.serve.bounds import check_bounds
 from sampan.serve.openai.chunks import written
 from sampan.serve.openai.completions_answer import TextChunks, TextCompletion
 from sampan.serve.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from sampan.serve.openai.objects import object_head
-from sampan.serve.openai.sampling import check_choices
 from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
 
 if TYPE_CHECKING:
@@ -27,14 +28,19 @@ router = APIRouter()
 @router.post("/v1/completions", responses=STREAM_RESPONSES)
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Continue texts, as OpenAI's older completions API."""
-    check_choices(body.choices * len(body.prompt), request)
     asked = _answer_requests(body)
+    check_bounds(asked, request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _chunks(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))
 
 
 def _answer_requests(body: CompletionRequest) -> list[AnswerRequest]:
+    """One for each prompt. ParameterError names what does not go together with the rest."""
+    if body.best_of not in (None, body.choices):
+        raise ParameterError("best_of", "best_of is only supported when it is n: all answers are returned")
+    if body.echo and body.logprobs is not None:
+        raise ParameterError("echo", "echo and logprobs do not go together: prompts have no logprobs here")
     most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     options = body.sampling_options(max_tokens=most, logprobs=body.logprobs)
     format = None if body.structured_outputs is None else body.structured_outputs.to_format()

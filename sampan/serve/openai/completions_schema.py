@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from sampan.serve.openai.prompts import Prompts
 from sampan.serve.openai.sampling import SamplingBody
@@ -34,11 +34,3 @@ class CompletionRequest(SamplingBody):
     def choices(self) -> int:
         """Answers to each prompt."""
         return 1 if self.n is None else self.n
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.best_of not in (None, self.choices):
-            raise ValueError("best_of is only supported when it is n: all answers are returned")
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo and logprobs do not go together: prompts have no log probabilities here")
-        return self

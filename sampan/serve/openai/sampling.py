@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
-from starlette.requests import Request
 
 from sampan.engine.options import MAX_SEED, SamplingOptions
-from sampan.errors import ParameterError
 from sampan.serve.body import MAXIMUM_STOPS, Body, StopString
+from sampan.serve.sse import to_json
 from sampan.serve.text.response_format import ResponseFormat
 
 MAXIMUM_BIASES = 1024
@@ -69,15 +67,17 @@ class StructuredOutputs(Body):
         return self
 
     def to_format(self) -> ResponseFormat:
-        """The same for the compiler; RequestError when it is beyond the bounds."""
+        """The same for the compiler; ParameterError when it is beyond the bounds."""
+        way = next(iter(self.model_fields_set))
+        where = f"structured_outputs.{way.removesuffix('_schema')}"
         if self.json_schema is not None:
-            return ResponseFormat.json_schema(self.json_schema)
-        if self.regex is not None:
-            return ResponseFormat("regex", self.regex)
+            return ResponseFormat.json_schema(self.json_schema, where)
         if self.choice is not None:
-            return ResponseFormat("lark", "start: " + " | ".join(json.dumps(text) for text in self.choice))
-        assert self.grammar is not None
-        return ResponseFormat("lark", self.grammar)
+            answers = " | ".join(to_json(text) for text in self.choice)
+            return ResponseFormat("lark", f"start: {answers}", where)
+        if self.regex is not None:
+            return ResponseFormat("regex", self.regex, where)
+        return ResponseFormat("lark", str(self.grammar), where)
 
 
 class SamplingBody(Body):
@@ -111,10 +111,3 @@ class SamplingBody(Body):
         if self.logit_bias is not None:
             values["logit_bias"] = tuple((int(token), bias) for token, bias in self.logit_bias.items())
         return SamplingOptions(**{name: value for name, value in values.items() if value is not None})
-
-
-def check_choices(count: int, request: Request) -> None:
-    """ParameterError when a request wants more answers than the server's `max_choices`."""
-    most = request.app.state.settings.max_choices
-    if count > most:
-        raise ParameterError("n", f"n asks for {count} answers, at most {most} are allowed (max_choices)")

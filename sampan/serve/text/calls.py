@@ -53,9 +53,9 @@ class CallParser(Reader):
     """Finds calls in an answer: an `AnswerParser`. A format says with which of `begins` a call can begin, and
     reads one in `_call`.
 
-    White space around calls is dropped. What turns out to be no call before its name is known is text, marks
-    and all. After that it is too late: then the arguments stay as far as they were written, and what follows
-    is text.
+    White space behind calls is dropped, and that before them unless text follows. What turns out to be no
+    call before its name is known is text, marks and all. After that it is too late: then the arguments stay
+    as far as they were written, and what follows is text.
     """
 
     begins: ClassVar[tuple[str, ...]]
@@ -67,7 +67,7 @@ class CallParser(Reader):
         self.complete = False
         self._schemas = {tool.name: tool.parameters for tool in tools}
         self._parallel = parallel
-        # What was read since a call's mark, and white space that is text unless a call follows.
+        # What was read since a call's mark, and white space that waits for text.
         self._consumed: list[str] = []
         self._pending_space = ""
         self._after_call = False
@@ -83,7 +83,7 @@ class CallParser(Reader):
         """A call of this tool begins. NotACall when `name` cannot be one."""
         if not _NAME.fullmatch(name):
             raise NotACall
-        self._pending_space = ""
+        self._after_call = True
         self._write(ToolStartPiece(name, call_id))
 
     def _arguments(self, text: str) -> None:
@@ -111,10 +111,14 @@ class CallParser(Reader):
         self._show(rest.strip("` \n"))
 
     def _show(self, text: str) -> None:
-        """Text for the reader, but for white space next to calls."""
+        """Text for the reader. White space at its end is kept back until more text follows; that behind a
+        call is dropped.
+        """
         if self._after_call:
             text = text.lstrip()
-            self._after_call = not text
+            if not text:
+                return
+            self._after_call = False
         text = self._pending_space + text
         shown = len(text.rstrip())
         self._pending_space = text[shown:]
@@ -129,7 +133,8 @@ class CallParser(Reader):
     def _read(self) -> Reads[None]:
         try:
             yield from self._answer()
-            self._write(TextPiece(self._pending_space))
+            if not self._after_call:
+                self._write(TextPiece(self._pending_space))
         except _Complete:
             self.complete = True
             self._buffer = ""
@@ -155,7 +160,7 @@ class CallParser(Reader):
             self._consumed.clear()
             self._take(len(mark))
             if mark not in self.begins:
-                self._pending_space, self._after_call = "", True
+                self._after_call = True
                 return True
             try:
                 yield from self._call(mark)

@@ -66,7 +66,7 @@ def call_format_of(tokenizer: Tokenizer) -> CallFormat:
     for call_format in _CALL_FORMATS:
         if all(mark in tokenizer.control_tokens for mark in call_format.marks):
             return call_format
-    if tokenizer.template_describes_tools:
+    if tokenizer.template_knows_tools:
         raise UnsupportedError(
             "tools: this model's chat template writes calls in a form that is not supported"
         )

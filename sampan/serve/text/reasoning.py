@@ -61,6 +61,9 @@ class ReasoningParser(Reader):
             if not begun:
                 self._buffer = space + self._buffer
         if begun:
+            # Some models write the mark once more behind a prompt that has it.
+            yield from self._space()
+            yield from self._one_of(self._marks.begin)
             yield from self._line_ends()
             mark = yield from self._up_to((self._marks.end,), self._reason)
             self._take(len(mark or ""))

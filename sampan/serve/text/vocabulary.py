@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from sampan.errors import UnsupportedError
 from sampan.models.tokenizer import Tokenizer
+
+# A character that merges with no other.
+_HEAD = "\x02"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,15 +59,41 @@ class _Vocabulary:
     """What llguidance asks of a tokenizer. Made from the file, it would hold a second copy of everything."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # A byte that no text has, and that marks control tokens inside llguidance.
+        # A byte that no text has marks control tokens inside llguidance.
         self.tokens = [b"" if b"\xff" in written else written for written in tokenizer.token_bytes]
         self.special_token_ids = sorted(tokenizer.control_tokens.values())
         self.eos_token_id = min(tokenizer.eos_ids)
         self.bos_token_id = tokenizer.bos_id
-        self._encode = tokenizer.encode
+        # Not the tokenizer itself: what was made for it must not keep it alive.
+        self._tokenizer = weakref.ref(tokenizer)
+        self._lengths = range(max(map(len, self.tokens)), 0, -1)
+        special = set(self.special_token_ids)
+        self._ids = {written: n for n, written in enumerate(self.tokens) if n not in special}
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._encode(text.decode("utf-8", "replace"), add_bos=False)
+        """Tokens of a part of an answer that its grammar forces, exactly its bytes."""
+        tokenizer = self._tokenizer()
+        if tokenizer is not None:
+            # Behind another text, as some tokenizers put a space before the first one.
+            head = tokenizer.encode(_HEAD, add_bos=False)
+            ids = tokenizer.encode(_HEAD + text.decode("utf-8", "replace"), add_bos=False)
+            ids = ids[len(head) :] if ids[: len(head)] == head else []
+            if b"".join(self.tokens[token] for token in ids) == text:
+                return ids
+        return self._greedy(text)
+
+    def _greedy(self, text: bytes) -> list[int]:
+        """The longest token at each place."""
+        ids = []
+        start = 0
+        while start < len(text):
+            found = (text[start : start + length] for length in self._lengths)
+            longest = next((part for part in found if part in self._ids), None)
+            if longest is None:
+                break
+            ids.append(self._ids[longest])
+            start += len(longest)
+        return ids
 
 
 @dataclass(frozen=True)
