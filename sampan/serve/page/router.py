@@ -70,11 +70,6 @@ def page_files() -> Mapping[str, PageFile]:
     }
 
 
-def is_page(path: str) -> bool:
-    """True for paths of the page, which a browser loads before it can be asked for a key."""
-    return path == "/" or path.startswith(PREFIX)
-
-
 @router.api_route("/", methods=["GET", "HEAD"])
 def document(request: Request) -> Response:
     """The page."""

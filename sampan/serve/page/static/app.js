@@ -1,20 +1,20 @@
 // Puts the parts of the page together.
 
-import { onKeyNeeded } from "./api.js";
-import { Chat } from "./chat.js";
-import { Composer } from "./composer.js";
-import { Conversations } from "./conversations.js";
-import { byId, element } from "./dom.js";
-import { LiveView } from "./live.js";
-import { Models } from "./models.js";
-import { announce, askForKey, notify } from "./notice.js";
-import { Panel } from "./panel.js";
-import { parameters, showProblem } from "./parameters.js";
-import { Settings } from "./settings.js";
-import { Sidebar } from "./sidebar.js";
-import { number, onLanguage, switchLanguage, text, translate } from "./strings.js";
-import { startTheme } from "./theme.js";
-import { Thread } from "./thread.js";
+import { Chat } from "./chat/chat.js";
+import { Composer } from "./chat/composer.js";
+import { Conversations } from "./chat/conversations.js";
+import { Models } from "./chat/models.js";
+import { Sidebar } from "./chat/sidebar.js";
+import { Thread } from "./chat/thread.js";
+import { byId, element } from "./lib/dom.js";
+import { announce, askForKey, notify } from "./lib/notice.js";
+import { number, onLanguage, switchLanguage, text, translate } from "./lib/strings.js";
+import { startTheme } from "./lib/theme.js";
+import { LiveView } from "./panel/live.js";
+import { Panel } from "./panel/panel.js";
+import { parameters, showProblem } from "./panel/parameters.js";
+import { Settings } from "./panel/settings.js";
+import { onKeyNeeded } from "./server/api.js";
 
 const IS_MAC = /Mac|iPhone|iPad/.test(navigator.platform);
 
@@ -24,7 +24,7 @@ onKeyNeeded(askForKey);
 
 const conversations = new Conversations();
 const models = new Models();
-const chats = new Chat(conversations, () => ({ model: models.name, parameters: parameters(models.isMixture) }));
+const chats = new Chat(conversations, () => ({ model: models.name, parameters: parameters() }));
 let current = conversations.create();
 
 const thread = new Thread(chats, (isEmpty) => {
@@ -44,7 +44,6 @@ const settings = new Settings({
   chat: () => current,
   changed: () => conversations.save(current),
   deleteAll,
-  isMixture: () => models.isMixture,
 });
 settings.show();
 const live = new LiveView();
@@ -83,6 +82,7 @@ function deleteAll() {
 async function loadModels() {
   try {
     await models.load();
+    settings.show();
   } catch (error) {
     const words = error.status === 0 ? text("unreachable") : error.message;
     notify(words, { label: text("try-again"), run: loadModels });
@@ -131,7 +131,6 @@ chats.addEventListener("end", ({ detail: { chat, answer } }) => {
 });
 
 conversations.addEventListener("warning", ({ detail: key }) => notify(text(key)));
-models.addEventListener("change", () => settings.show());
 byId("new-chat").addEventListener("click", newChat);
 byId("new-chat-keys").textContent = IS_MAC ? "⌘K" : "Ctrl K";
 byId("language").addEventListener("click", switchLanguage);

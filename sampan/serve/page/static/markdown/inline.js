@@ -8,7 +8,7 @@ const DEEPEST = 24;
 const LONGEST_ADDRESS = 2048;
 
 const PLAIN = /(?:(?!https?:\/\/)[^\\`*_~[\]!<&\n])+/y;
-const BARE_ADDRESS = /https?:\/\/[\x21\x23-\x26\x28-\x3b\x3d\x3f-\x5f\x61-\x7b\x7d\x7e]+/y;
+const BARE_ADDRESS = /https?:\/\/[\x21\x23-\x26\x28-\x3b\x3d\x3f-\x5f\x61-\x7b\x7d\x7e]{1,2048}/y;
 const ANGLE_ADDRESS = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/y;
 const ENTITY = /&(?:(amp|lt|gt|quot|apos|nbsp)|#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6}));/y;
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" };
@@ -41,7 +41,7 @@ export function safeAddress(address) {
 function withoutUnfinishedEnd(text) {
   const link = /!?\[([^[\]\n]{1,200})\]\([^()\s]*$/.exec(text);
   const whole = link ? text.slice(0, link.index) + link[1] : text;
-  return whole.replace(/[*_~`]+$/, "");
+  return whole.replace(/[*_~`]+$/, "").trimEnd();
 }
 
 class InlineParser {
@@ -223,13 +223,13 @@ class InlineParser {
     const start = this.#at;
     const match = this.#take(BARE_ADDRESS);
     const shown = match ? withoutTrailingMarks(match[0]) : "";
-    const address = shown.length > "https://".length ? safeAddress(shown) : null;
-    if (address && shown.length <= LONGEST_ADDRESS) {
+    const address = shown.length < LONGEST_ADDRESS ? safeAddress(shown) : null;
+    if (address) {
       this.#link(address, shown);
       this.#at = start + shown.length;
     } else {
-      this.#at = start + 1;
-      this.#add(this.#text[start]);
+      this.#at = start + Math.max(shown.length, 1);
+      this.#add(this.#text.slice(start, this.#at));
     }
   }
 
@@ -357,14 +357,17 @@ function linkTarget(text, at) {
   return { address, title: tail[1] ?? tail[2] ?? null, end: at + 1 + end + tail[0].length };
 }
 
+/** A sentence's end and a bracket around an address are not part of it. */
 function withoutTrailingMarks(address) {
   let end = address.length;
-  for (;;) {
+  let unopened = address.split(")").length - address.split("(").length;
+  while (end > 0) {
     const last = address[end - 1];
-    const closesNothing = last === ")" && !address.slice(0, end).includes("(");
-    if (end > 0 && (closesNothing || /[.,:;!?*_~\]]/.test(last))) end -= 1;
-    else return address.slice(0, end);
+    if (last === ")" && unopened > 0) unopened -= 1;
+    else if (!/[.,:;!?*_~\]]/.test(last)) break;
+    end -= 1;
   }
+  return address.slice(0, end);
 }
 
 function runLength(text, at) {

@@ -1,6 +1,6 @@
 // Shows Markdown as DOM nodes, growing with the text. Only what changed since the last flush is touched.
 
-import { element } from "../dom.js";
+import { element } from "../lib/dom.js";
 import { BlockParser } from "./blocks.js";
 import { highlighter } from "./highlight.js";
 import { parseInline } from "./inline.js";
@@ -84,7 +84,7 @@ class InlineLeaf {
   #text = "";
   #nodes = [];
   #parsed = 0; // how much of the text the nodes stand for
-  #tail = null; // a text node with the rest
+  #tail = document.createTextNode(""); // the rest
   #open = true;
 
   constructor(parent, tag) {
@@ -130,9 +130,9 @@ class InlineLeaf {
   }
 
   #showTail(text) {
-    this.#tail?.remove();
-    this.#tail = text ? document.createTextNode(text) : null;
-    if (this.#tail) this.#element.append(this.#tail);
+    this.#tail.data = text;
+    if (text === "") this.#tail.remove();
+    else if (this.#tail.parentNode === null) this.#element.append(this.#tail);
   }
 }
 

@@ -1,6 +1,6 @@
 // The chats kept in this browser: one entry each and a list of them, newest first, within fixed bounds.
 
-import { read, remove, write } from "./storage.js";
+import { read, remove, write } from "../lib/storage.js";
 
 const LIST = "sampan.chats";
 const ENTRY = "sampan.chat.";

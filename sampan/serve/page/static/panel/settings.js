@@ -1,12 +1,12 @@
 // The settings: the chat's system prompt, the parameters, and what this browser keeps.
 
-import { forgetKey, hasKey } from "./api.js";
-import { byId, element } from "./dom.js";
-import { confirmed, notify } from "./notice.js";
+import { forgetKey, hasKey } from "../server/api.js";
+import { byId, element } from "../lib/dom.js";
+import { confirmed, notify } from "../lib/notice.js";
 import { parameterForm, resetParameters } from "./parameters.js";
-import { text } from "./strings.js";
+import { text } from "../lib/strings.js";
 
-/** Shows the settings; `actions`: {chat(), changed(), deleteAll(), isMixture()}. */
+/** Shows the settings; `actions`: {chat(), changed(), deleteAll()}. */
 export class Settings {
   #actions;
   #root = byId("settings");
@@ -16,7 +16,7 @@ export class Settings {
     this.#actions = actions;
   }
 
-  /** Makes the form anew: another language, or another kind of model. */
+  /** Makes the form anew: in another language, or with a key to forget. */
   show() {
     this.#system = element("textarea", { id: "system", rows: "4", "aria-describedby": "system-hint" });
     this.#system.addEventListener("input", () => {
@@ -37,7 +37,7 @@ export class Settings {
         "section",
         {},
         element("div", { class: "section-head" }, element("h3", {}, text("parameters")), reset),
-        parameterForm(this.#actions.isMixture()),
+        parameterForm(),
         element("p", { class: "hint" }, text("parameters-hint")),
       ),
       element("section", { class: "stored" }, element("h3", {}, text("data")), this.#deleteButton(), this.#keyButton()),

@@ -4,7 +4,7 @@ import { read, write } from "./storage.js";
 
 const LANGUAGE = "sampan.language";
 
-const TEXTS = {
+export const TEXTS = {
   en: {
     "locale": "en",
     "title": "Sampan",
@@ -66,7 +66,7 @@ const TEXTS = {
     "save-send": "Send",
     "edit-message": "Edit your message",
 
-    "waiting": "Reading",
+    "waiting": "One moment",
     "first-token": "{seconds} s to first token",
     "rate": "{rate} tokens/s",
     "tokens": "{count} tokens",
@@ -104,7 +104,7 @@ const TEXTS = {
     "max_completion_tokens-help": "in tokens",
     "seed": "Seed",
     "seed-help": "same seed, same answer",
-    "mixture": "Mixture of experts",
+    "mixture": "For mixtures of experts",
     "experts_per_token": "Experts per token",
     "experts_per_token-help": "fewer are faster",
     "expert_mass": "Expert mass",
@@ -124,20 +124,18 @@ const TEXTS = {
     "live-title": "What the engine does",
     "memory": "KV memory",
     "memory-text": "{used}% held by answers, {cached}% kept for reuse",
-    "memory-held": "in use",
-    "memory-kept": "reusable",
     "generated": "Tokens written",
     "read": "Prompts read",
     "running": "Running",
     "queue": "Waiting",
     "hits": "Read from cache",
     "per-second": "/s",
-    "last-minute": "last minute",
     "weights": "Models in memory",
-    "of-budget": "{used} of {budget}",
-    "state-loaded": "ready",
-    "state-loading": "loading",
-    "state-known": "on disk",
+    "of-budget": "{used} of {budget} in all",
+    "phase-idle": "ready",
+    "phase-serving": "answering",
+    "phase-loading": "loading",
+    "phase-unloaded": "on disk",
     "no-status": "The server gives no figures now.",
     "no-engine": "No model is loaded yet.",
   },
@@ -202,7 +200,7 @@ const TEXTS = {
     "save-send": "发送",
     "edit-message": "编辑你的消息",
 
-    "waiting": "正在阅读",
+    "waiting": "请稍候",
     "first-token": "首个词元 {seconds} 秒",
     "rate": "{rate} 词元/秒",
     "tokens": "{count} 个词元",
@@ -240,7 +238,7 @@ const TEXTS = {
     "max_completion_tokens-help": "以词元计",
     "seed": "种子",
     "seed-help": "种子相同，回答相同",
-    "mixture": "混合专家",
+    "mixture": "用于混合专家模型",
     "experts_per_token": "每词元专家数",
     "experts_per_token-help": "越少越快",
     "expert_mass": "专家权重占比",
@@ -260,20 +258,18 @@ const TEXTS = {
     "live-title": "引擎正在做什么",
     "memory": "KV 内存",
     "memory-text": "回答占用 {used}%，可复用 {cached}%",
-    "memory-held": "占用",
-    "memory-kept": "可复用",
     "generated": "写出的词元",
     "read": "读入提示",
     "running": "同时运行",
     "queue": "排队",
     "hits": "缓存命中",
     "per-second": "/秒",
-    "last-minute": "最近一分钟",
     "weights": "内存中的模型",
-    "of-budget": "{used} / {budget}",
-    "state-loaded": "就绪",
-    "state-loading": "加载中",
-    "state-known": "在磁盘上",
+    "of-budget": "共 {used} / {budget}",
+    "phase-idle": "就绪",
+    "phase-serving": "正在回答",
+    "phase-loading": "加载中",
+    "phase-unloaded": "在磁盘上",
     "no-status": "服务器暂时没有提供数据。",
     "no-engine": "还没有加载模型。",
   },
@@ -321,10 +317,4 @@ export function translate(root = document) {
     if (node.localName === "button") node.title = text(node.dataset.label);
   }
   for (const node of root.querySelectorAll("[data-hint]")) node.placeholder = text(node.dataset.hint);
-}
-
-/** The keys that one language has and the other has not. */
-export function missingTexts() {
-  const [one, other] = Object.values(TEXTS).map((texts) => new Set(Object.keys(texts)));
-  return [...one.symmetricDifference(other)];
 }

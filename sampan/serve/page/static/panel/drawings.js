@@ -1,6 +1,6 @@
 // Two drawings of figures: a line of the last minute, and a tank that a boat floats in.
 
-import { svg } from "./dom.js";
+import { svg } from "../lib/dom.js";
 
 const WIDTH = 120;
 const HEIGHT = 32;

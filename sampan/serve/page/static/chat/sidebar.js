@@ -1,7 +1,7 @@
 // The list of chats, by day.
 
-import { byId, element, iconButton } from "./dom.js";
-import { text } from "./strings.js";
+import { byId, element, iconButton } from "../lib/dom.js";
+import { text } from "../lib/strings.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 

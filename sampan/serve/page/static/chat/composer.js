@@ -1,8 +1,8 @@
 // Where a message is written and sent, and an answer stopped.
 
-import { byId } from "./dom.js";
+import { byId } from "../lib/dom.js";
 import { fitHeight, isSendKey } from "./messages.js";
-import { onLanguage, text } from "./strings.js";
+import { onLanguage, text } from "../lib/strings.js";
 
 /** `actions`: {send(content), stop()}. */
 export class Composer {

@@ -1,8 +1,8 @@
 // The parameters that a request can set, and the fields that set them. The server judges their values.
 
-import { element } from "./dom.js";
-import { read, write } from "./storage.js";
-import { text } from "./strings.js";
+import { element, icon } from "../lib/dom.js";
+import { read, write } from "../lib/storage.js";
+import { text } from "../lib/strings.js";
 
 const KEPT = "sampan.parameters";
 
@@ -18,27 +18,22 @@ const MIXTURE_PARAMETERS = [
   { name: "experts_per_token", step: 1 },
   { name: "expert_mass", step: 0.05 },
 ];
-const ALL = [...PARAMETERS, ...MIXTURE_PARAMETERS];
 
 let chosen = validated(read(KEPT, {}));
 const fields = new Map(); // {input, problem} by name
 
 /** The parameters that are set, as a request names them. */
-export function parameters(isMixture) {
-  const known = isMixture ? ALL : PARAMETERS;
-  return Object.fromEntries(known.filter(({ name }) => name in chosen).map(({ name }) => [name, chosen[name]]));
+export function parameters() {
+  return { ...chosen };
 }
 
-/** The form, made anew; `isMixture`: the model has experts. */
-export function parameterForm(isMixture) {
+/** The form, made anew. */
+export function parameterForm() {
   fields.clear();
-  return element(
-    "div",
-    { class: "parameters" },
-    ...PARAMETERS.map(field),
-    isMixture ? element("h4", {}, text("mixture")) : null,
-    ...(isMixture ? MIXTURE_PARAMETERS.map(field) : []),
-  );
+  const isSet = MIXTURE_PARAMETERS.some(({ name }) => name in chosen);
+  const summary = element("summary", {}, icon("chevron"), text("mixture"));
+  const mixture = element("details", { open: isSet }, summary, ...MIXTURE_PARAMETERS.map(field));
+  return element("div", { class: "parameters" }, ...PARAMETERS.map(field), mixture);
 }
 
 /** Takes back every choice. */
@@ -56,6 +51,8 @@ export function showProblem(name, message) {
   const place = fields.get(name === "max_tokens" ? "max_completion_tokens" : name);
   if (!place) return false;
   tell(place.input, place.problem, message);
+  const folded = place.input.closest("details");
+  if (folded) folded.open = true;
   place.input.focus();
   return true;
 }
@@ -98,5 +95,6 @@ function tell(input, problem, message) {
 }
 
 function validated(kept) {
-  return Object.fromEntries(ALL.filter(({ name }) => typeof kept?.[name] === "number").map(({ name }) => [name, kept[name]]));
+  const known = [...PARAMETERS, ...MIXTURE_PARAMETERS].map(({ name }) => name);
+  return Object.fromEntries(known.filter((name) => Number.isFinite(kept?.[name])).map((name) => [name, kept[name]]));
 }

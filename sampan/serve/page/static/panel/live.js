@@ -1,10 +1,10 @@
 // What the engine does, second by second, while someone looks.
 
-import { request } from "./api.js";
-import { byId, element } from "./dom.js";
+import { request } from "../server/api.js";
+import { byId, element } from "../lib/dom.js";
 import { Sparkline, Tank } from "./drawings.js";
-import { shortName } from "./models.js";
-import { number, onLanguage, text } from "./strings.js";
+import { shortName } from "../chat/models.js";
+import { number, onLanguage, text } from "../lib/strings.js";
 
 const PATH = "/v1/status";
 const EVERY_MS = 1000;
@@ -76,7 +76,9 @@ export class LiveView {
     const { held, kept } = this.#samples.at(-1);
     this.#tank.set(held, kept);
     const percent = (share) => number(share * 100, share > 0 && share < 0.1 ? 1 : 0);
-    this.#memory.textContent = text("memory-text", { used: percent(held), cached: percent(kept) });
+    const isLoaded = status.models.some(({ engine }) => engine);
+    const words = text("memory-text", { used: percent(held), cached: percent(kept) });
+    this.#memory.textContent = isLoaded ? words : text("no-engine");
     this.#showRate("generated", "written");
     this.#showRate("read", "read");
     this.#showLevel("running");
@@ -112,17 +114,15 @@ export class LiveView {
     this.#cards.hits.set(shown, "%", shares, 1);
   }
 
-  #showModels({ models, memory_bytes: used, memory_budget_bytes: budget }) {
-    const items = models.map(({ name, state, memory_bytes: size }) =>
-      element(
-        "li",
-        { "data-state": state },
-        element("span", {}, shortName(name)),
-        element("small", {}, size ? `${bytes(size)}, ${text(`state-${state}`)}` : text(`state-${state}`)),
-      ),
-    );
-    const all = budget ? element("p", { class: "hint" }, text("of-budget", { used: bytes(used), budget: bytes(budget) })) : "";
-    this.#models.replaceChildren(...items, all);
+  #showModels({ models, memory: { used, budget } }) {
+    const items = models.map(({ name, phase, memory, progress }) => {
+      const loaded = progress?.total ? ` ${number((progress.done / progress.total) * 100)}%` : "";
+      const state = text(`phase-${phase}`) + loaded;
+      const words = memory ? `${bytes(memory.held)}, ${state}` : state;
+      return element("li", { "data-phase": phase }, element("span", {}, shortName(name)), element("small", {}, words));
+    });
+    const all = text("of-budget", { used: bytes(used), budget: bytes(budget) });
+    this.#models.replaceChildren(...items, element("li", { class: "hint" }, all));
   }
 }
 

@@ -1,8 +1,8 @@
 // Asks the server and writes its answers into chats. Knows nothing of how they are shown.
 
-import { apiError, ApiError, request } from "./api.js";
+import { apiError, ApiError, request } from "../server/api.js";
 import { Meter } from "./meter.js";
-import { readEvents } from "./sse.js";
+import { readEvents } from "../server/sse.js";
 
 const PATH = "/v1/chat/completions";
 

@@ -1,8 +1,8 @@
 // The panel at the side: settings or the live view, one at a time.
 
-import { byId } from "./dom.js";
-import { read, write } from "./storage.js";
-import { onLanguage, text } from "./strings.js";
+import { byId } from "../lib/dom.js";
+import { read, write } from "../lib/storage.js";
+import { onLanguage, text } from "../lib/strings.js";
 
 const OPEN = "sampan.panel";
 const TITLES = { settings: "settings", live: "live-title" };

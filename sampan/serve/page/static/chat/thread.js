@@ -1,6 +1,6 @@
 // The chat on the screen, and where it is scrolled to.
 
-import { byId } from "./dom.js";
+import { byId } from "../lib/dom.js";
 import { AnswerView, QuestionView } from "./messages.js";
 
 // Nearer to the end than this, in pixels, the thread follows what is written.

@@ -1,9 +1,9 @@
 // One message each on the screen: a question that can be edited, an answer that grows.
 
-import { element, icon, iconButton } from "./dom.js";
-import { MarkdownView } from "./markdown/view.js";
-import { copy } from "./notice.js";
-import { number, text } from "./strings.js";
+import { element, icon, iconButton } from "../lib/dom.js";
+import { MarkdownView } from "../markdown/view.js";
+import { copy } from "../lib/notice.js";
+import { number, text } from "../lib/strings.js";
 
 /** A question. `actions.edit(content)` sends another one in its place. */
 export class QuestionView {
