@@ -90,7 +90,7 @@ export class AnswerView {
   constructor(answer, actions) {
     this.#answer = answer;
     this.#actions = actions;
-    this.#content = growingMarkdown("markdown");
+    this.#content = growingMarkdown("markdown answer-text");
     this.#reasoning = growingMarkdown("markdown reasoning-text");
     this.#copyButton = iconButton("copy", text("copy"), () => copy(answer.content, this.#copyButton));
     this.#retryButton = iconButton("retry", text("retry"), () => actions.retry());

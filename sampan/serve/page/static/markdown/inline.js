@@ -347,7 +347,7 @@ function linkTarget(text, at) {
     end += angle[0].length;
   } else {
     for (let depth = 0; end < part.length && !/\s/.test(part[end]); end += 1) {
-      if (part[end] === "(") depth += 1;
+      if (part[end] === "(" && (depth += 1) > DEEPEST) return null;
       if (part[end] === ")" && (depth -= 1) < 0) break;
     }
   }

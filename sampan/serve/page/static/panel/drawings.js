@@ -53,7 +53,7 @@ export class Tank {
   set(held, kept) {
     const full = Math.min(held + kept, 1);
     const top = TANK.height - LOWEST - full * (HIGHEST - LOWEST);
-    const below = full > 0 ? ((TANK.height - top) * held) / full : -WAVE;
+    const below = held > 0 ? ((TANK.height - top) * held) / full : -WAVE;
     // Style properties, set by script, are allowed under the policy; style attributes are not.
     this.#held.style.transform = `translateY(${TANK.height - below}px)`;
     this.#kept.style.transform = `translateY(${top}px)`;

@@ -17,7 +17,7 @@ export async function* readEvents(stream) {
         if (line === "") {
           if (data.length > 0) yield data.join("\n");
           data = [];
-        } else if (line.startsWith("data:")) {
+        } else if (line === "data" || line.startsWith("data:")) {
           data.push(line.slice(line[5] === " " ? 6 : 5));
         }
       }
