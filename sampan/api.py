@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from sampan.config import ModelConfig
     from sampan.engine.engine import Engine
     from sampan.engine.logprobs import TokenLogprob
+    from sampan.engine.runner import Runner
     from sampan.engine.sequence import FinishReason
+    from sampan.hub.home import Progress
     from sampan.models.tokenizer import Tokenizer
     from sampan.weights.pack import Pack
 
@@ -116,7 +118,7 @@ def load(
     states: int | None = None,
     max_experts: int | None = None,
     prefix_cache: bool = True,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Model:
     """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
 
@@ -124,10 +126,10 @@ def load(
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
     contexts the KV cache holds at once. `states`: what a model with linear layers remembers has a fixed size;
     so many are kept, one for each sequence that runs and the others as snapshots for the prefix cache; None
-    is three for each of `sequences`, or one without a prefix cache. `max_experts`: most experts
-    per token that a request may ask for; None is as many as the model was trained with. `prefix_cache`:
-    whether a prompt that begins like an earlier one is read only from where they differ. `progress` is called
-    with (what, bytes done, bytes in all or None).
+    is three for each of `sequences`, or one without a prefix cache. `max_experts`: most experts per token
+    that a request may ask for; None is as many as the model was trained with. `prefix_cache`: whether a
+    prompt that begins like an earlier one is read only from where they differ. `progress` is called with
+    (what, bytes done, bytes in all or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
     memory is too small.
@@ -141,60 +143,79 @@ def load(
     if kv_dtype not in ("bf16", "int8"):
         raise RequestError(f"kv_dtype must be bf16 or int8, not {kv_dtype!r}")
 
+    from sampan.cache.layout import PAGE_TOKENS
+    from sampan.engine.experts import most_experts
+
+    name, pack = open_pack(None if reference is None else str(reference), progress=progress)
+    try:
+        most_experts(pack.config, max_experts)  # checked before kernels are compiled
+        if states is None:
+            states = sequences * (STATES_PER_SEQUENCE if prefix_cache else 1)
+        context = choose_context(pack, context, kv_dtype, sequences, states)
+        model = start_model(
+            pack,
+            name,
+            context=context,
+            page_count=sequences * -(-context // PAGE_TOKENS),
+            states=states,
+            threads=threads,
+            kv_dtype=kv_dtype,
+            max_experts=max_experts,
+            prefix_cache=prefix_cache,
+            progress=progress,
+        )
+    except BaseException:
+        pack.close()
+        raise
+    model.load_s = time.perf_counter() - started
+    return model
+
+
+def open_pack(reference: str | None = None, *, progress: Progress | None = None) -> tuple[str, Pack]:
+    """The full reference of a model and its pack, fetched and converted first where that has not happened
+    yet. Raises SampanError.
+    """
     from sampan.convert.cache import ensure_pack
     from sampan.hub.home import packs_folder
     from sampan.hub.resolve import resolve
     from sampan.weights.pack import Pack
 
-    local = resolve(None if reference is None else str(reference), progress=progress)
+    local = resolve(reference, progress=progress)
     path = local.path if local.kind == "pack" else ensure_pack(local.path, packs_folder(), progress=progress)
-    pack = Pack.open(path)
-    try:
-        return _start(
-            pack,
-            local.reference,
-            context,
-            threads,
-            kv_dtype,
-            sequences,
-            sequences * (STATES_PER_SEQUENCE if prefix_cache else 1) if states is None else states,
-            max_experts,
-            prefix_cache,
-            progress,
-            started,
-        )
-    except BaseException:
-        pack.close()
-        raise
+    return local.reference, Pack.open(path)
 
 
-def _start(
+def start_model(
     pack: Pack,
     reference: str,
-    context: int | None,
-    threads: int | None,
-    kv_dtype: Literal["bf16", "int8"],
-    sequences: int,
-    states: int,
-    max_experts: int | None,
-    prefix_cache: bool,
-    progress: Callable[[str, int, int | None], None] | None,
-    started: float,
+    *,
+    context: int,
+    page_count: int,
+    states: int = 1,
+    threads: int | None = None,
+    kv_dtype: Literal["bf16", "int8"] = "bf16",
+    max_experts: int | None = None,
+    max_waiting: int | None = None,
+    max_running: int | None = None,
+    prefix_cache: bool = True,
+    usable_pages: Callable[[Runner], int] | None = None,
+    progress: Progress | None = None,
 ) -> Model:
-    from sampan.cache.layout import PAGE_TOKENS
+    """A model from an open pack, which closes with it.
+
+    `page_count`: pages of the KV cache, which take memory from their first use on; `usable_pages` may say
+    that fewer are to be used, once the runner knows what it needs itself. `states`: state slots of a model
+    with linear layers. `max_waiting` and `max_running`: most requests that wait and that are in one batch;
+    None is the engine's default. The rest is as for `load`.
+    """
     from sampan.cache.pages import PagePool
-    from sampan.engine.engine import Engine
-    from sampan.engine.experts import most_experts
+    from sampan.engine.engine import DEFAULT_MAX_WAITING, Engine
     from sampan.engine.runner import Runner
-    from sampan.kernels.compiled import is_compiled
     from sampan.plan.machine import default_threads
 
-    most_experts(pack.config, max_experts)  # checked before kernels are compiled
-    context = choose_context(pack, context, kv_dtype, sequences, states)
+    started = time.perf_counter()
     tokenizer = load_tokenizer(pack)
-    page_count = sequences * -(-context // PAGE_TOKENS)
-    if progress is not None and not is_compiled(kernels_folder()):
-        progress("compiling the kernels for this machine, once", 0, None)
+    compile_kernels(progress)
     runner = Runner(
         pack,
         context=context,
@@ -205,15 +226,30 @@ def _start(
         max_experts=max_experts,
         state_count=states,
     )
-    engine = Engine(
-        runner,
-        PagePool(page_count),
-        context=context,
-        decode=None if tokenizer is None else tokenizer.decode,
-        eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
-        prefix_cache=prefix_cache,
-    )
-    return Model(reference, pack, engine, tokenizer, load_s=time.perf_counter() - started)
+    try:
+        engine = Engine(
+            runner,
+            PagePool(page_count if usable_pages is None else usable_pages(runner)),
+            context=context,
+            decode=None if tokenizer is None else tokenizer.decode,
+            eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
+            max_waiting=DEFAULT_MAX_WAITING if max_waiting is None else max_waiting,
+            max_running=max_running,
+            prefix_cache=prefix_cache,
+        )
+    except BaseException:
+        runner.close()
+        raise
+    return Model(reference, pack, runner, engine, tokenizer, load_s=time.perf_counter() - started)
+
+
+def compile_kernels(progress: Progress | None = None) -> None:
+    """Compile this machine's kernels, or read them where they have been compiled; once per process."""
+    from sampan.kernels.compiled import entry_point, is_compiled
+
+    if progress is not None and not is_compiled(kernels_folder()):
+        progress("compiling the kernels for this machine, once", 0, None)
+    entry_point(kernels_folder())
 
 
 def kernels_folder() -> Path:
@@ -275,10 +311,18 @@ class Model:
     """
 
     def __init__(
-        self, reference: str, pack: Pack, engine: Engine, tokenizer: Tokenizer | None, *, load_s: float
+        self,
+        reference: str,
+        pack: Pack,
+        runner: Runner,
+        engine: Engine,
+        tokenizer: Tokenizer | None,
+        *,
+        load_s: float,
     ) -> None:
         self.reference = reference
         self.pack = pack
+        self.runner = runner
         self.engine = engine
         self.tokenizer = tokenizer
         self.load_s = load_s

@@ -29,10 +29,12 @@ from sampan.engine.span import ModelRunner, rows_by_span
 from sampan.engine.states import SequenceStates
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
-from sampan.errors import RequestError
+from sampan.errors import ContextError, ParameterError, RequestError
 
 # Random seeds stay exact in JSON readers that have only doubles.
 _SEED_BITS = 53
+
+DEFAULT_MAX_WAITING = 1024
 
 
 class Engine:
@@ -40,7 +42,8 @@ class Engine:
 
     `context`: most tokens of one sequence, prompt and answer; `pages`: the runner's pages. `decode` turns
     token ids into text; without it outputs have no text and stop strings are refused. `max_waiting`: most
-    sequences that wait for their start. `prefix_cache`: whether prompts that begin alike share pages, also
+    sequences that wait for their start; `max_running`: most in one batch, as many as a step has tokens unless
+    given. `prefix_cache`: whether prompts that begin alike share pages, also
     with sequences that have ended. Calls from several threads take turns, a step at a time.
     """
 
@@ -52,7 +55,8 @@ class Engine:
         context: int,
         decode: Decode | None = None,
         eos_ids: frozenset[int] = frozenset(),
-        max_waiting: int = 1024,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        max_running: int | None = None,
         prefix_cache: bool = True,
     ) -> None:
         self.runner = runner
@@ -66,6 +70,7 @@ class Engine:
         self._costs = StepCosts()
         self._turns = PromptTurns()
         self._waiting = WaitingQueue(max_waiting)
+        self.max_running = min(max_running or runner.max_batch_tokens, runner.max_batch_tokens)
         self._running: list[RunningSequence] = []
         self._lock = threading.RLock()
         self._batch_tokens = self._prompt_tokens = self._cached_prompt_tokens = 0
@@ -97,13 +102,15 @@ class Engine:
         vocab_size = self.runner.vocab_size
         for token, _ in options.logit_bias:
             if token >= vocab_size:
-                raise RequestError(f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}")
+                raise ParameterError(
+                    "logit_bias", f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}"
+                )
         room = self.context - len(tokens)
         wanted = f"the prompt has {len(tokens)} tokens"
         if options.max_tokens is not None:
             wanted += f" and max_tokens is {options.max_tokens}, {len(tokens) + options.max_tokens} in all"
         if room < (options.max_tokens or 1):
-            raise RequestError(
+            raise ContextError(
                 f"{wanted}, but the context holds {self.context}; "
                 "shorten the prompt, lower max_tokens or load the model with a larger context"
             )
@@ -135,7 +142,7 @@ class Engine:
         if pooling not in ("mean", "last"):
             raise RequestError(f"pooling must be mean or last, not {pooling!r}")
         if len(tokens) > self.context:
-            raise RequestError(
+            raise ContextError(
                 f"the text has {len(tokens)} tokens, but the context holds {self.context}; "
                 "shorten it or load the model with a larger context"
             )
@@ -295,7 +302,7 @@ class Engine:
         """In turns between clients: a sequence starts when there are pages for its longest possible end and,
         where layers keep a state, a slot for that.
         """
-        while len(self._running) < self.runner.max_batch_tokens:
+        while len(self._running) < self.max_running:
             sequence = self._waiting.first()
             if sequence is None or (self.states is not None and not self.states.room):
                 return
@@ -310,6 +317,7 @@ class Engine:
                 self.states.start(sequence)
             self._running.append(sequence)
             self._prompt_tokens += sequence.prompt_length
+            sequence.started = time.monotonic()
 
     def _next_batch(self) -> list[tuple[RunningSequence, int]]:
         """(sequence, tokens) of the next step: every decoding sequence, then prompts while there is room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sampan.engine.experts import most_experts
 from sampan.engine.span import Span
 from sampan.kernels import layout as k
 from sampan.kernels.compiled import entry_point
-from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.memory import aligned_zeros, resident_bytes
 from sampan.kernels.threads import ThreadPool
 from sampan.models.program import PARTIAL_SLOTS, build_program
 from sampan.models.rope import inverse_frequencies
@@ -22,6 +23,14 @@ from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
 _SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT, k.SPAN_STATE]
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that buffers may come to take, and those that are in memory by now."""
+
+    reserved: int
+    resident: int
 
 
 class Runner:
@@ -55,6 +64,7 @@ class Runner:
         self.max_experts = most_experts(config, max_experts)
         self._context = context
         self._page_count = page_count
+        self._closed = False
         layout = KeyValueLayout.of(config, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
@@ -165,14 +175,35 @@ class Runner:
         self._states[target] = self._states[source]
 
     @property
+    def page_bytes(self) -> int:
+        """Bytes of one page of the KV cache."""
+        return self._cache.nbytes // self._page_count
+
+    def cache_memory(self) -> MemoryUse:
+        """The KV cache."""
+        return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
+
+    def buffer_memory(self, outputs: int) -> MemoryUse:
+        """What a step is computed in, when none has more than so many outputs, and the states of sequences."""
+        buffers = [*self._program.memory, self._pool.scratch, self._states]
+        arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
+        reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
+        return MemoryUse(reserved, sum(map(resident_bytes, arrays)))
+
+    @property
     def hidden(self) -> NDArray[np.float32]:
         """See `ModelRunner`."""
         words = self._program.step.words
         return self._program.hidden[words[k.STEP_LOGITS] : words[k.STEP_OUTPUTS]]
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads; free the KV cache and the buffers."""
+        if self._closed:
+            return
+        self._closed = True
         self._pool.close()
+        # At once, not when the garbage collector comes: it may be most of the machine's memory.
+        del self._cache, self._program, self._pool
 
 
 def _check_below(values: NDArray[np.int64], limit: int, what: str) -> None:

@@ -44,8 +44,9 @@ class RunningSequence:
     `pending` until somebody takes them. One that ends otherwise than by a token, such as by its deadline, has
     no last output that says so.
 
-    `client`: whose it is, for fairness. `deadline`: `time.monotonic()` at which it ends. `cached_tokens`: how
-    many of the prompt's tokens came from the prefix cache; valid from the first output on.
+    `client`: whose it is, for fairness. `deadline`: `time.monotonic()` at which it ends; `started`: when it
+    left the queue. `cached_tokens`: how many of the prompt's tokens came from the prefix cache; valid from
+    the first output on.
     `expert_usage`, where it is counted: tokens per expert so far, int64 [sparse layers, experts].
     """
 
@@ -77,6 +78,7 @@ class RunningSequence:
         self.error: Exception | None = None
         self.client = client
         self.deadline = deadline
+        self.started: float | None = None
         self.cached_tokens = 0
         self.expert_usage = expert_usage
         self.pending: deque[Output] = deque()
