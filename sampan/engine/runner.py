@@ -184,7 +184,7 @@ class Runner:
         return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
 
     def buffer_memory(self, outputs: int) -> MemoryUse:
-        """What a step is computed in, when none has more than so many outputs, and the states of sequences."""
+        """What a step with at most so many outputs is computed in, and the states of sequences."""
         buffers = [*self._program.memory, self._pool.scratch, self._states]
         arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
         reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
