@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -31,6 +31,8 @@ _MAXIMUM_TEMPLATE = 1 << 20
 # Guards against control tokens (see control_text.py) must be found again in what a template wrote.
 _ESCAPABLE = re.compile(r"[^\x00-\x7f\ufdd0-\ufdef]+")
 _PADDING_METHODS = ("center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map")
+# Variables that `render` sets, besides special tokens.
+_GIVEN = frozenset({"messages", "tools", "add_generation_prompt"})
 _PADDING_FILTERS = ("center", "format", "wordwrap")
 
 
@@ -72,7 +74,9 @@ def _repeated_size(left: Any, right: Any) -> int:
 
 
 class ChatTemplate:
-    """A compiled chat template. FormatError when `source` is not a template."""
+    """A compiled chat template. FormatError when `source` is not a template. `options`: the variables that it
+    reads and a request may set.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """`special_tokens`: bos_token, eos_token and the like, which templates write by name."""
@@ -91,8 +95,10 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
+            read = meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError, MemoryError) as error:
             raise FormatError(f"the chat template cannot be compiled: {_one_line(error)}") from error
+        self.options = frozenset(read) - environment.globals.keys() - special_tokens.keys() - _GIVEN
 
     def looks_for(self, text: str) -> bool:
         """Whether the template searches for `text` in what it is given, for example to cut off reasoning."""

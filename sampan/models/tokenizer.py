@@ -104,6 +104,11 @@ class Tokenizer:
         return self.template_source is not None
 
     @property
+    def template_options(self) -> frozenset[str]:
+        """The variables of the chat template that a request may set; none without a template."""
+        return frozenset() if self.template_source is None else self._chat_template()[0].options
+
+    @property
     def template_knows_tools(self) -> bool:
         """Whether the chat template has a place for tools or for calls."""
         if not self.has_chat_template:

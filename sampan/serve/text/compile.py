@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from llguidance import LLMatcher
 
 from sampan.engine.constraint import TokenConstraint
-from sampan.errors import RequestError
+from sampan.errors import ParameterError
 from sampan.models.tokenizer import Tokenizer
 from sampan.models.tools import check_tools
 from sampan.serve.text.calls import ToolSchema
@@ -48,7 +48,7 @@ def compile_constraint(
     forces one call of it; "auto" leaves calls as free as text, but where there is a `format`, an answer is
     either in it or calls; "none" is as without tools.
 
-    Takes from a millisecond to about a second, so not on an event loop. RequestError says why a schema,
+    Takes from a millisecond to about a second, so not on an event loop. ParameterError says why a schema,
     regex, grammar or tool is refused.
     """
     grammar = _grammar(tokenizer, format, tools, tool_choice, parallel_tool_calls)
@@ -72,7 +72,7 @@ def _grammar(
     if format is not None and format.kind == "text":
         format = None
     if tool_choice == "none" or (tool_choice == "auto" and (not tools or format is None)):
-        return None if format is None else (_of_format(format), "response_format")
+        return None if format is None else (_of_format(format), format.where)
     rules = LarkRules(tokenizer.control_tokens)
     call_format = call_format_of(tokenizer)
     many = parallel_tool_calls and tool_choice in ("auto", "required")
@@ -90,7 +90,7 @@ def _grammar(
         *json.loads(_of_format(format))["grammars"],
     ]
     grammars[1]["name"] = _FORMAT
-    return json.dumps({"grammars": grammars}), "response_format"
+    return json.dumps({"grammars": grammars}), format.where
 
 
 def _of_format(format: ResponseFormat) -> str:
@@ -122,9 +122,9 @@ def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSc
         wanted = (
             "a tool is required, but there are none" if not tools else f"there is no tool {tool_choice!r}"
         )
-        raise RequestError(f"tool_choice: {wanted}")
+        raise ParameterError("tool_choice", f"tool_choice: {wanted}")
     if size > MAXIMUM_TOOLS:
-        raise RequestError(
-            f"tool_choice: the tools' schemas have {size} characters, at most {MAXIMUM_TOOLS} are allowed"
+        raise ParameterError(
+            "tools", f"tools: their schemas have {size} characters, at most {MAXIMUM_TOOLS} are allowed"
         )
     return chosen

@@ -9,7 +9,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 from numpy.typing import NDArray
 
-from sampan.errors import RequestError
+from sampan.errors import ParameterError, RequestError
 from sampan.models.tokenizer import Tokenizer
 from sampan.serve.text.vocabulary import grammar_vocabulary, per_tokenizer
 
@@ -53,7 +53,7 @@ class CompiledGrammar:
     """A grammar for one model's tokens; `start` gives the constraint of one sequence."""
 
     def __init__(self, tokenizer: Tokenizer, grammar: str, where: str) -> None:
-        """`grammar`: as llguidance's `LLMatcher` takes it. RequestError, beginning with `where`, when it is
+        """`grammar`: as llguidance's `LLMatcher` takes it. ParameterError, which names `where`, when it is
         wrong, too large, or allows no first token.
         """
         self._matcher = LLMatcher(grammar_vocabulary(tokenizer), grammar, log_level=0, limits=_LIMITS)
@@ -61,7 +61,7 @@ class CompiledGrammar:
         if not self._matcher.is_error():
             self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            raise RequestError(f"{where}: {_reason(self._matcher)}")
+            raise ParameterError(where, f"{where}: {_reason(self._matcher)}")
 
     def start(self) -> GrammarConstraint:
         """The constraint of a new sequence, which shares what was compiled."""
