@@ -1,5 +1,5 @@
-"""Answers of a model that thinks first, through OpenAI's client. Its thoughts are noise; a bias makes it end
-them soon.
+"""Answers of a model that thinks first, through OpenAI's client. A bias leaves its thoughts two letters and
+their end, which penalties make likelier with every letter.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ TEMPLATE = (
 ASKED: dict[str, Any] = {
     "model": "thinker",
     "messages": [{"role": "user", "content": "Why?"}],
-    "logit_bias": {str(END): 2.5},
+    "logit_bias": {str(3 + ord("h") - 33): 100, str(3 + ord("m") - 33): 100, str(END): 88},
     "max_tokens": 400,
     "temperature": 1,
+    "top_p": 1,
+    "frequency_penalty": 1,
 }
 YES = {"structured_outputs": {"choice": ["yes, because"]}}
 
@@ -59,12 +61,12 @@ def test_thoughts_and_the_answer_are_told_apart(client: openai.OpenAI) -> None:
     completion = client.chat.completions.create(**ASKED, n=4, seed=20, extra_body=YES)
     for choice in completion.choices:
         assert choice.message.content == "yes, because" and choice.finish_reason == "stop"
-        assert reasoning_of(choice.message) and "</think>" not in reasoning_of(choice.message)
+        assert reasoning_of(choice.message) and set(reasoning_of(choice.message)) <= {"h", "m"}
     usage = completion.usage
     assert usage is not None and usage.completion_tokens_details is not None
-    thought = usage.completion_tokens_details.reasoning_tokens
-    # A token is a byte here; that of the mark goes with the answer.
-    assert thought is not None and thought + 4 * len("^yes, because") == usage.completion_tokens
+    # A token is a letter here.
+    letters = sum(len(reasoning_of(choice.message)) for choice in completion.choices)
+    assert usage.completion_tokens_details.reasoning_tokens == letters
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
@@ -91,8 +93,8 @@ def test_logprobs_are_those_of_the_answer_alone(client: openai.OpenAI) -> None:
 
 
 def test_thoughts_that_are_cut_short_stay_thoughts(client: openai.OpenAI) -> None:
-    asked = ASKED | {"logit_bias": {str(END): -100}, "max_tokens": 20}
-    completion = client.chat.completions.create(**asked, extra_body={"ignore_eos": True})
+    asked = ASKED | {"logit_bias": ASKED["logit_bias"] | {str(END): -100}, "max_tokens": 20}
+    completion = client.chat.completions.create(**asked)
     (choice,) = completion.choices
     assert choice.message.content == "" and reasoning_of(choice.message)
     assert choice.finish_reason == "length"
