@@ -74,9 +74,8 @@ class ModelHost:
         with `preload`. Raises what the first failure raises.
         """
         await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
-        entries = list(self._models.values())
-        for entry in entries:
-            if entry is entries[0] or entry.settings.preload:
+        for index, entry in enumerate(self._entries()):
+            if index == 0 or entry.settings.preload:
                 await self.load(entry.name)
 
     def names(self) -> list[str]:
@@ -178,8 +177,8 @@ class ModelHost:
                 async with self._memory_lock:
                     served = entry.served
                     await self._make_room(entry, measure(served.model))
-        except SampanError as error:
-            entry.error = str(error)
+        except Exception as error:
+            entry.error = str(error) if isinstance(error, SampanError) else repr(error)
             log_event(logging.WARNING, "model not ready", model=entry.name, reason=entry.error)
             raise
         entry.error, entry.ready = None, entry.leases > 0
@@ -273,11 +272,15 @@ class ModelHost:
         log_event(logging.INFO, "model unloaded", model=entry.name, reason=reason)
 
     def _others(self, entry: HostedModel) -> list[HostedModel]:
-        return [other for other in self._models.values() if other is not entry and other.served is not None]
+        return [other for other in self._entries() if other is not entry and other.served is not None]
 
     def _server_memory(self) -> int:
-        memories = (entry.memory() for entry in self._models.values())
+        memories = (entry.memory() for entry in self._entries())
         return server_memory(memory for memory in memories if memory is not None)
+
+    def _entries(self) -> list[HostedModel]:
+        """All models. A copy: a load asks from its thread, while requests may find more in the catalogue."""
+        return list(self._models.values())
 
 
 def _claim(entry: HostedModel) -> int:

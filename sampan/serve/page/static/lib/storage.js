@@ -1,0 +1,29 @@
+// What this browser keeps for the page. A browser may refuse; the page then works without.
+
+/** A value kept as JSON, or `fallback` where there is none or it cannot be read. */
+export function read(key, fallback) {
+  try {
+    const value = localStorage.getItem(key);
+    return value === null ? fallback : JSON.parse(value);
+  } catch {
+    return fallback;
+  }
+}
+
+/** Keeps a value as JSON; false when the browser has no room or allows nothing. */
+export function write(key, value) {
+  try {
+    localStorage.setItem(key, JSON.stringify(value));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+export function remove(key) {
+  try {
+    localStorage.removeItem(key);
+  } catch {
+    // Nothing was kept either.
+  }
+}
