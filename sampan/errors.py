@@ -40,6 +40,10 @@ class RequestError(SampanError):
     exit_code = 2
 
 
+class ContextError(RequestError):
+    """A prompt, or a prompt and the answer it may have, that is longer than the context."""
+
+
 class ParameterError(RequestError):
     """A request whose parameter `parameter` (its name in the API) has a bad value or is not supported."""
 

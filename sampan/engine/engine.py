@@ -13,20 +13,22 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sampan.cache.pages import PagePool
 from sampan.cache.prefix import PrefixCache
 from sampan.engine.constraint import TokenConstraint
 from sampan.engine.costs import StepCosts
+from sampan.engine.embedding import EmbeddingSequence, Pooling
 from sampan.engine.experts import check_dial
 from sampan.engine.options import SamplingOptions
 from sampan.engine.queue import WaitingQueue
 from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
-from sampan.engine.span import ModelRunner
+from sampan.engine.span import ModelRunner, rows_by_span
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
-from sampan.errors import RequestError
+from sampan.errors import ContextError, ParameterError, RequestError
 
 # Random seeds stay exact in JSON readers that have only doubles.
 _SEED_BITS = 53
@@ -39,7 +41,8 @@ class Engine:
 
     `context`: most tokens of one sequence, prompt and answer; `pages`: the runner's pages. `decode` turns
     token ids into text; without it outputs have no text and stop strings are refused. `max_waiting`: most
-    sequences that wait for their start. `prefix_cache`: whether prompts that begin alike share pages, also
+    sequences that wait for their start; `max_running`: most in one batch, as many as a step has tokens unless
+    given. `prefix_cache`: whether prompts that begin alike share pages, also
     with sequences that have ended. Calls from several threads take turns, a step at a time.
     """
 
@@ -52,6 +55,7 @@ class Engine:
         decode: Decode | None = None,
         eos_ids: frozenset[int] = frozenset(),
         max_waiting: int = DEFAULT_MAX_WAITING,
+        max_running: int | None = None,
         prefix_cache: bool = True,
     ) -> None:
         self.runner = runner
@@ -64,6 +68,7 @@ class Engine:
         self._costs = StepCosts()
         self._turns = PromptTurns()
         self._waiting = WaitingQueue(max_waiting)
+        self.max_running = min(max_running or runner.max_batch_tokens, runner.max_batch_tokens)
         self._running: list[RunningSequence] = []
         self._lock = threading.RLock()
         self._batch_tokens = self._prompt_tokens = self._cached_prompt_tokens = 0
@@ -89,23 +94,21 @@ class Engine:
         the model has no such experts.
         """
         decode = self._decode if decode is None else decode
-        if len(prompt) == 0:
-            raise RequestError("the prompt is empty; give it at least one token")
         if options.stop and decode is None:
             raise RequestError("this model has no tokenizer, so stop strings cannot be honoured")
-        tokens = np.asarray(prompt, np.int64)
+        tokens = self._checked_prompt(prompt)
         vocab_size = self.runner.vocab_size
-        if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= vocab_size:
-            raise RequestError(f"the prompt must be token ids from 0 to {vocab_size - 1}")
         for token, _ in options.logit_bias:
             if token >= vocab_size:
-                raise RequestError(f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}")
+                raise ParameterError(
+                    "logit_bias", f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}"
+                )
         room = self.context - len(tokens)
         wanted = f"the prompt has {len(tokens)} tokens"
         if options.max_tokens is not None:
             wanted += f" and max_tokens is {options.max_tokens}, {len(tokens) + options.max_tokens} in all"
         if room < (options.max_tokens or 1):
-            raise RequestError(
+            raise ContextError(
                 f"{wanted}, but the context holds {self.context}; "
                 "shorten the prompt, lower max_tokens or load the model with a larger context"
             )
@@ -115,7 +118,7 @@ class Engine:
             raise RequestError("this model has no experts to count")
         usage = np.zeros((config.sparse_count, config.expert_count), np.int64)
         return RunningSequence(
-            tokens.astype(np.int32),
+            tokens,
             options,
             room if options.max_tokens is None else options.max_tokens,
             secrets.randbits(_SEED_BITS) if options.seed is None else options.seed,
@@ -126,6 +129,23 @@ class Engine:
             deadline=deadline,
             expert_usage=usage if options.count_experts else None,
         )
+
+    def new_embedding(
+        self, prompt: Sequence[int], pooling: Pooling, *, client: str = "", deadline: float | None = None
+    ) -> EmbeddingSequence:
+        """A request for the mean of the prompt's hidden states behind the last norm, or for the last one; not
+        yet queued. RequestError when the prompt is empty, too long or has unknown tokens.
+        """
+        tokens = self._checked_prompt(prompt)
+        if pooling not in ("mean", "last"):
+            raise RequestError(f"pooling must be mean or last, not {pooling!r}")
+        if len(tokens) > self.context:
+            raise ContextError(
+                f"the text has {len(tokens)} tokens, but the context holds {self.context}; "
+                "shorten it or load the model with a larger context"
+            )
+        hidden_size = self.runner.config.hidden_size
+        return EmbeddingSequence(tokens, pooling, hidden_size, client=client, deadline=deadline)
 
     @property
     def max_waiting(self) -> int:
@@ -156,21 +176,22 @@ class Engine:
             batch = self._next_batch()
             if not batch:
                 return news
+            spans = [sequence.next_span(count) for sequence, count in batch]
             started = time.perf_counter()
             try:
-                logits = self.runner.forward([sequence.next_span(count) for sequence, count in batch])
+                logits = self.runner.forward(spans)
             except Exception as error:
                 return news + [self._end(sequence, "error", error) for sequence, _ in batch]
             self._note(batch, len(logits), time.perf_counter() - started)
-            row = first = 0
-            for sequence, count in batch:
+            first = 0
+            parts = rows_by_span(spans, logits, self.runner.hidden)
+            for (sequence, count), rows in zip(batch, parts, strict=True):
                 if sequence.expert_usage is not None:
                     own = self.runner.routes[:, first : first + count]
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
-                wanted = int(count == sequence.uncomputed)
-                sequence.advance(count, logits[row : row + wanted])
-                row, first = row + wanted, first + count
-                if wanted:
+                first += count
+                sequence.advance(count, rows)
+                if sequence.pending or sequence.finish_reason is not None:
                     news.append(sequence)
                 if sequence.finish_reason is not None:
                     self._release(sequence)
@@ -196,6 +217,25 @@ class Engine:
                     return
         finally:
             self.cancel(sequence)
+
+    def run(self, sequences: Sequence[RunningSequence]) -> None:
+        """Queue them, step until all have ended, and leave their outputs in `pending`.
+
+        Raises the error of the first that failed, and RequestError when the engine is closed meanwhile.
+        """
+        try:
+            for sequence in sequences:
+                self.submit(sequence)
+            while any(sequence.finish_reason is None for sequence in sequences):
+                self.step()
+        finally:
+            for sequence in sequences:
+                self.cancel(sequence)
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+            if sequence.finish_reason == "cancelled":
+                raise RequestError("the request was cancelled: its model was closed")
 
     def cancel(self, sequence: RunningSequence) -> bool:
         """End a sequence and free its pages, after the step that is under way; False when it has ended
@@ -236,6 +276,15 @@ class Engine:
             steps_total=self._steps,
         )
 
+    def _checked_prompt(self, prompt: Sequence[int]) -> NDArray[np.int32]:
+        if len(prompt) == 0:
+            raise RequestError("the prompt is empty; give it at least one token")
+        tokens = np.asarray(prompt, np.int64)
+        vocab_size = self.runner.vocab_size
+        if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= vocab_size:
+            raise RequestError(f"the prompt must be token ids from 0 to {vocab_size - 1}")
+        return tokens.astype(np.int32)
+
     def _end_overdue(self) -> list[RunningSequence]:
         """End the sequences whose deadline has passed."""
         now = time.monotonic()
@@ -247,7 +296,7 @@ class Engine:
 
     def _admit(self) -> None:
         """In turns between clients: a sequence starts when there are pages for its longest possible end."""
-        while len(self._running) < self.runner.max_batch_tokens:
+        while len(self._running) < self.max_running:
             sequence = self._waiting.first()
             if sequence is None:
                 return

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
 from sampan.engine.experts import ExpertDial
-from sampan.errors import RequestError
+from sampan.errors import ParameterError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ MAX_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Options of one request; every field is checked here, RequestError names the bad one.
+    """Options of one request; every field is checked here, ParameterError names the bad one.
 
     `max_tokens`: None means as many as the context holds. `temperature` 0 takes the most likely token.
     `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off. `seed` None draws a random one, which the
@@ -65,7 +65,9 @@ class SamplingOptions:
         _check_number("temperature", self.temperature, 0.0, 100.0)
         _check_number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
-            raise RequestError("top_p must be above 0; for the most likely token use temperature 0")
+            raise ParameterError(
+                "top_p", "top_p must be above 0; for the most likely token use temperature 0"
+            )
         _check_number("min_p", self.min_p, 0.0, 1.0)
         _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check_number("presence_penalty", self.presence_penalty, -100.0, 100.0)
@@ -74,12 +76,14 @@ class SamplingOptions:
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
-            raise RequestError(f"stop must be non-empty strings, not {self.stop!r}")
+            raise ParameterError("stop", f"stop must be non-empty strings, not {self.stop!r}")
         if self.experts_per_token is not None:
             _check_integer("experts_per_token", self.experts_per_token, 1, None)
         _check_number("expert_mass", self.expert_mass, 0.0, 1.0)
         if self.expert_mass == 0.0:
-            raise RequestError("expert_mass must be above 0; for one expert a token use experts_per_token 1")
+            raise ParameterError(
+                "expert_mass", "expert_mass must be above 0; for one expert a token use experts_per_token 1"
+            )
 
     @property
     def penalised(self) -> bool:
@@ -125,26 +129,28 @@ class OptionNames(TypedDict, total=False):
 
 def _check_bias(bias: object) -> None:
     if not isinstance(bias, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in bias):
-        raise RequestError("logit_bias must be pairs of a token and a number")
+        raise ParameterError("logit_bias", "logit_bias must be pairs of a token and a number")
     if len(bias) > MAX_BIASED_TOKENS:
-        raise RequestError(f"logit_bias has {len(bias)} tokens, at most {MAX_BIASED_TOKENS} are allowed")
+        raise ParameterError(
+            "logit_bias", f"logit_bias has {len(bias)} tokens, at most {MAX_BIASED_TOKENS} are allowed"
+        )
     for token, value in bias:
-        _check_integer("a token of logit_bias", token, 0, None)
-        _check_number(f"logit_bias of token {token}", value, -100.0, 100.0)
+        _check_integer("logit_bias", token, 0, None)
+        _check_number("logit_bias", value, -100.0, 100.0)
     if len({token for token, _ in bias}) < len(bias):
-        raise RequestError("logit_bias names a token twice")
+        raise ParameterError("logit_bias", "logit_bias names a token twice")
 
 
 def _check_integer(name: str, value: object, low: int, high: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(f"{name} must be a whole number, not {value!r}")
+        raise ParameterError(name, f"{name} must be a whole number, not {value!r}")
     if value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise RequestError(f"{name} must be {wanted}, not {value}")
+        raise ParameterError(name, f"{name} must be {wanted}, not {value}")
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestError(f"{name} must be a number, not {value!r}")
+        raise ParameterError(name, f"{name} must be a number, not {value!r}")
     if not (math.isfinite(value) and low <= value <= high):
-        raise RequestError(f"{name} must be from {low:g} to {high:g}, not {value!r}")
+        raise ParameterError(name, f"{name} must be from {low:g} to {high:g}, not {value!r}")

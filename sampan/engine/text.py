@@ -74,6 +74,8 @@ class StopStrings:
 
     def push(self, piece: str) -> str:
         """The text that can be shown now. After a stop string was `found`, everything is swallowed."""
+        if not self._stops:
+            return piece
         if self.found is not None or not piece:
             return ""
         text = self._held + piece
@@ -82,7 +84,7 @@ class StopStrings:
             _, at, self.found = min(matches)
             self._held = ""
             return text[:at]
-        shown = len(text) - self._longest_beginning(text)
+        shown = len(text) - unfinished(text, self._stops)
         self._held = text[shown:]
         return text[:shown]
 
@@ -91,13 +93,14 @@ class StopStrings:
         held, self._held = self._held, ""
         return "" if self.found is not None else held
 
-    def _longest_beginning(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
+
+def unfinished(text: str, marks: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins one of `marks` and is shorter than it."""
+    longest = max((len(mark) for mark in marks), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(len(mark) > length and mark.startswith(text[-length:]) for mark in marks):
+            return length
+    return 0
 
 
 class TextStream:

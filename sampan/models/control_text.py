@@ -36,9 +36,10 @@ class ControlTexts:
     def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
 
-    def last_in(self, text: str) -> int:
-        """Where the last control text of `text` ends; 0 when it has none."""
-        return max((match.start() + len(_found(match)) for match in self._pattern.finditer(text)), default=0)
+    def last_in(self, text: str, without: Collection[str] = ()) -> int:
+        """Where the last control text in `text` ends, but for those in `without`; 0 when there is none."""
+        found = ((match.start(), _found(match)) for match in self._pattern.finditer(text))
+        return max((start + len(control) for start, control in found if control not in without), default=0)
 
     def threaten(self, text: str) -> bool:
         """Whether `text` has a control text, or has at its edge a part of one that its neighbours in a prompt

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict, Unpack
 
 from sampan.errors import FormatError, RequestError
@@ -19,8 +20,10 @@ from sampan.models.control_text import (
     unused_characters,
 )
 from sampan.models.messages import template_messages
+from sampan.models.template_tools import TemplateTools
+from sampan.models.token_bytes import vocabulary_bytes
 from sampan.models.tokenizer_import import parse_tokenizer
-from sampan.models.tool_prompt import with_tools_as_text
+from sampan.models.tool_prompt import call_as_text, with_calls_as_text, with_tools_described
 from sampan.models.tools import check_tools
 
 
@@ -76,7 +79,7 @@ class Tokenizer:
         }
         self._special_tokens = special
         self.template_source = template
-        self._template: ChatTemplate | None = None
+        self._template: tuple[ChatTemplate, TemplateTools] | None = None
         added = self._tokenizer.get_added_tokens_decoder()
         self.control_tokens = {entry.content: token for token, entry in added.items() if entry.special}
         self.added_tokens = {entry.content: token for token, entry in added.items()}
@@ -99,6 +102,19 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         """Whether `chat` can work."""
         return self.template_source is not None
+
+    @property
+    def template_options(self) -> frozenset[str]:
+        """The variables of the chat template that a request may set; none without a template."""
+        return frozenset() if self.template_source is None else self._chat_template()[0].options
+
+    @property
+    def template_knows_tools(self) -> bool:
+        """Whether the chat template has a place for tools or for calls."""
+        if not self.has_chat_template:
+            return False
+        tools = self._chat_template()[1]
+        return tools.described or tools.call_example is not None
 
     def encode(self, text: str, *, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_bos`: None does as the file says.
@@ -141,10 +157,13 @@ class Tokenizer:
         """How many logits the model gives; it may be more than the tokenizer has tokens."""
         return self._vocab_size
 
-    def to_json(self) -> str:
-        """The tokenizer as the `tokenizers` library writes it."""
-        text: str = self._tokenizer.to_str()
-        return text
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every token, by id, none for ids of the model that the tokenizer has not; see
+        `sampan.models.token_bytes`.
+        """
+        known = vocabulary_bytes(self._tokenizer)[: self._vocab_size]
+        return known + [b""] * (self._vocab_size - len(known))
 
     def is_end(self, token: int) -> bool:
         """Whether generation ends with this token."""
@@ -170,7 +189,7 @@ class Tokenizer:
         return self.chat_prompt(messages, **options).tokens
 
     def _chat_prompt(self, messages: Sequence[Mapping[str, Any]], options: ChatOptions) -> ChatPrompt:
-        template = self._chat_template()
+        template, template_tools = self._chat_template()
         conversation = template_messages(messages)
         tools = options.get("tools", ())
         check_tools(tools)
@@ -187,9 +206,7 @@ class Tokenizer:
         end = next(unused) if options.get("continue_final") else None
         if end is not None:
             _mark_end(conversation, end)
-        uses_tools = tools or any("tool_calls" in m or m["role"] == "tool" for m in conversation)
-        if uses_tools and not template.describes_tools:
-            conversation, tools = with_tools_as_text(conversation, tools), ()
+        conversation, tools = _fitted_to(template_tools, conversation, tools)
         opened = end is None and options.get("add_generation_prompt", True)
         text = template.render(conversation, opened, variables, tools)
         if end is not None:
@@ -205,14 +222,32 @@ class Tokenizer:
         ids = self._encode(lambda: encode_guarded(self._tokenizer, text, guard, controls))
         return ChatPrompt(text.replace(guard, ""), ids)
 
-    def _chat_template(self) -> ChatTemplate:
+    def _chat_template(self) -> tuple[ChatTemplate, TemplateTools]:
         if self.template_source is None:
             raise RequestError(
                 "this model's file has no chat template; give a plain prompt instead of messages"
             )
         if self._template is None:
-            self._template = ChatTemplate(self.template_source, self._special_tokens)
+            template = ChatTemplate(self.template_source, self._special_tokens)
+            self._template = template, TemplateTools(template)
         return self._template
+
+
+def _fitted_to(
+    template: TemplateTools, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], Sequence[Mapping[str, Any]]]:
+    """Messages and tools as the template can write them: what it has no place for becomes text."""
+    number = next((n for n, m in enumerate(messages) if "tool_calls" in m or m["role"] == "tool"), None)
+    if number is not None and template.call_example is None:
+        if template.described:
+            raise RequestError(
+                f"message {number}: this model's chat template has no place for calls and their results"
+            )
+        messages = with_calls_as_text(messages)
+    if tools and not template.described:
+        example = template.call_example or call_as_text()
+        return with_tools_described(messages, tools, example), ()
+    return messages, tools
 
 
 def _mark_end(conversation: list[dict[str, Any]], end: str) -> None:

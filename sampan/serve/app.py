@@ -13,19 +13,32 @@ from starlette.responses import JSONResponse
 from sampan.errors import SampanError
 from sampan.serve import models, operations
 from sampan.serve.access import AccessControl
+from sampan.serve.anthropic import messages
 from sampan.serve.context import REQUEST_ID, RequestContext
 from sampan.serve.errors import Problem, error_response, problem_of, validation_problem
 from sampan.serve.host.host import ModelHost
 from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
-from sampan.serve.logs import log_request
+from sampan.serve.logs import RequestLog
 from sampan.serve.metrics import ServerMetrics
+from sampan.serve.openai import chat, completions, embeddings, responses
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
+from sampan.serve.tracing import Tracing
 
-ROUTERS = (operations.router, models.router)
+ROUTERS = (
+    operations.router,
+    models.router,
+    chat.router,
+    completions.router,
+    embeddings.router,
+    responses.router,
+    messages.router,
+)
 
 
-def create_app(settings: ServeSettings, host: ModelHost, metrics: ServerMetrics) -> FastAPI:
+def create_app(
+    settings: ServeSettings, host: ModelHost, metrics: ServerMetrics, tracing: Tracing | None = None
+) -> FastAPI:
     """The application over a host's models.
 
     Routes find `settings`, `host`, `metrics` and `server` (its `ServerState`) in `request.app.state`, and
@@ -52,7 +65,10 @@ def create_app(settings: ServeSettings, host: ModelHost, metrics: ServerMetrics)
             allow_headers=["authorization", "content-type", "x-api-key", REQUEST_ID, TIMEOUT_HEADER],
             expose_headers=[REQUEST_ID, "retry-after"],
         )
-    app.add_middleware(RequestContext, finished=(metrics.responded, log_request))
+    finished = [metrics.responded, RequestLog(settings.log_prompts).answered]
+    if tracing is not None:
+        finished.append(tracing.traced)
+    app.add_middleware(RequestContext, finished=tuple(finished))
     return app
 
 
@@ -61,7 +77,8 @@ def _on_sampan_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
-    return _respond(request, validation_problem(cast(RequestValidationError, error).errors()))
+    error = cast(RequestValidationError, error)
+    return _respond(request, validation_problem(error.errors(), error.body))
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:

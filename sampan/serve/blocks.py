@@ -6,9 +6,13 @@ APIs that show an answer as a list (OpenAI's output items, Anthropic's content b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from starlette.requests import Request
+
+from sampan.serve.errors import Problem
 from sampan.serve.events import (
     AnswerStart,
     AnswerUsage,
@@ -20,6 +24,7 @@ from sampan.serve.events import (
     ToolCallArguments,
     ToolCallStart,
 )
+from sampan.serve.streaming import stream_problem
 
 BlockKind = Literal["reasoning", "text", "tool_call"]
 
@@ -82,7 +87,7 @@ Delta = TextDelta | ReasoningDelta | ToolCallArguments
 
 
 class BlockStream(ABC):
-    """Writes an answer's events in an API's own format, as a text to send for each.
+    """Writes an answer's events in an API's own format.
 
     There is a delta for almost every token: `delta` should put its text into what `opened` has prepared.
     """
@@ -90,23 +95,31 @@ class BlockStream(ABC):
     def __init__(self) -> None:
         self.answer = AnswerBlocks()
 
-    def add(self, event: Event) -> str:
+    def write(self, event: Event) -> bytes:
         """What the next event brings about."""
         begins = self.answer.add(event)
-        blocks = self.answer.blocks
         text = ""
         if begins:
+            blocks = self.answer.blocks
             if len(blocks) > 1:
                 text = self.closed(blocks[-2], len(blocks) - 2, whole=True)
             text += self.opened(blocks[-1], len(blocks) - 1)
         if isinstance(event, Delta):
             text += self.delta(event)
-        return text
+        elif isinstance(event, AnswerStart):
+            text = self.begin(event)
+        elif isinstance(event, AnswerUsage):
+            text = self.end()
+        return text.encode()
 
     def close(self, *, whole: bool) -> str:
         """The end of the last block, if there is one; `whole`: unless the answer was cut short in it."""
         blocks = self.answer.blocks
         return self.closed(blocks[-1], len(blocks) - 1, whole=whole) if blocks else ""
+
+    @abstractmethod
+    def begin(self, start: AnswerStart) -> str:
+        """What comes before the answer."""
 
     @abstractmethod
     def opened(self, block: Block, index: int) -> str:
@@ -119,3 +132,25 @@ class BlockStream(ABC):
     @abstractmethod
     def closed(self, block: Block, index: int, *, whole: bool) -> str:
         """What says that a block has ended."""
+
+    @abstractmethod
+    def end(self) -> str:
+        """What comes behind the whole answer. UnavailableError when it is not whole and may not end so."""
+
+    @abstractmethod
+    def fail(self, problem: Problem) -> bytes:
+        """What comes behind as much of the answer as there was before an error."""
+
+
+async def written(
+    request: Request, events: AsyncGenerator[Event, None], stream: BlockStream
+) -> AsyncGenerator[bytes, None]:
+    """The chunks of a stream, the first of them once the request is accepted. What fails after that becomes
+    a chunk, and nothing follows it.
+    """
+    yield stream.write(await anext(events))
+    try:
+        async for event in events:
+            yield stream.write(event)
+    except Exception as error:
+        yield stream.fail(stream_problem(request, error))

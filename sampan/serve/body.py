@@ -1,12 +1,18 @@
-"""What the bodies of all requests have in common: types are exact, and nothing unknown is let pass."""
+"""What the bodies of all requests have in common: exact types, bounds, and nothing unknown."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, Tag
 
 T = TypeVar("T")
+
+MAXIMUM_TOOLS = 128
+MAXIMUM_STOPS = 16
+MAXIMUM_STOP_LENGTH = 256
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAXIMUM_STOP_LENGTH)]
 
 
 class Body(BaseModel):

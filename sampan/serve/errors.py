@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from sampan.errors import (
     AuthenticationError,
+    ContextError,
     DownloadError,
     ForbiddenError,
     MachineError,
@@ -32,6 +33,7 @@ _KINDS: tuple[tuple[type[SampanError], int, str, str | None], ...] = (
     (QueueFullError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (RequestTooLargeError, 413, "invalid_request_error", "request_too_large"),
     (RequestTimeoutError, 408, "invalid_request_error", "request_timeout"),
+    (ContextError, 400, "invalid_request_error", "context_length_exceeded"),
     (RequestError, 400, "invalid_request_error", None),
     (ModelReferenceError, 404, "invalid_request_error", "model_not_found"),
     (AuthenticationError, 401, "authentication_error", "invalid_api_key"),
@@ -102,24 +104,60 @@ def internal_problem(request_id: str) -> Problem:
     return Problem(500, INTERNAL_ERROR.format(request_id=request_id), "server_error")
 
 
-def validation_problem(errors: Sequence[Any]) -> Problem:
-    """pydantic's findings in a request as one line that begins with the first field's name."""
-    lines = []
-    for error in errors[:3]:
-        where = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
-        lines.append((".".join(where), _requirement(error)))
+def validation_problem(errors: Sequence[Any], body: Any) -> Problem:
+    """pydantic's findings in a request as one line that begins with the first field's name. `body`: what was
+    sent.
+    """
+    lines = [(_place(error, body), _requirement(error)) for error in errors[:3]]
     text = "; ".join(f"{where}: {what}" if where else what for where, what in lines)
     return Problem(400, text, parameter=lines[0][0] or None)
 
 
+def _place(error: dict[str, Any], body: Any) -> str:
+    """Where in the request a finding is, such as `messages[2].content`.
+
+    pydantic's location also has words for the types by which it read values. They are not in the body, or by
+    chance only: so the value that was found wanting decides which parts count.
+    """
+    outside = ("body", "query", "path", "header", "[key]")
+    location = [part for part in error["loc"] if part not in outside]
+    missing = f".{location.pop()}" if location and error["type"] == "missing" else ""
+    place = _resolve(location, body, error["input"])
+    if place is None:
+        place = "".join(f".{part}" for part in location)
+    return (place + missing).removeprefix(".")
+
+
+def _resolve(location: Sequence[str | int], value: Any, wanted: Any) -> str | None:
+    """The parts of `location` that lead from `value` to the object `wanted`; None when they do not."""
+    if not location:
+        return "" if value is wanted else None
+    part, *rest = location
+    if isinstance(part, int):
+        inside = isinstance(value, list) and part < len(value)
+    else:
+        inside = isinstance(value, dict) and part in value
+    found = _resolve(rest, value[part], wanted) if inside else None
+    if found is None:
+        return _resolve(rest, value, wanted)
+    return (f"[{part}]" if isinstance(part, int) else f".{part}") + found
+
+
 def _requirement(error: dict[str, Any]) -> str:
-    kind, message = error["type"], str(error["msg"])
+    kind, message, context = error["type"], str(error["msg"]), error.get("ctx", {})
     if kind == "json_invalid":
-        return f"the body is not JSON: {error.get('ctx', {}).get('error', message)}"
+        return f"the body is not JSON: {context.get('error', message)}"
     if kind == "extra_forbidden":
         return "is not a parameter of this API, or not one that this server supports"
     if kind == "missing":
         return "is required" if error["loc"] != ("body",) else "the request has no body; send a JSON object"
+    if kind == "union_tag_not_found":
+        return f"needs a {context['discriminator']}".replace("'", "")
+    if kind == "union_tag_invalid":
+        field = context["discriminator"].strip("'")
+        return f"{field} must be one of {context['expected_tags']}, not {context['tag']!r}"
+    if kind in ("model_type", "model_attributes_type"):
+        return "must be an object"
     # What our own validators raise comes behind pydantic's "Value error, ".
     message = message.removeprefix("Value error, ")
     return message.replace("Input should be", "must be", 1)

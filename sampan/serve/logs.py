@@ -36,24 +36,32 @@ def log_failure(event: str, error: BaseException, **fields: Any) -> None:
     log.error(event, exc_info=error, extra={_FIELDS: fields})
 
 
-def log_request(scope: Scope, record: RequestRecord) -> None:
-    """The line of a request that has been answered."""
-    if scope["path"] in _QUIET and record.status in (200, 503):
-        return
-    ended = record.ended or time.monotonic()
-    log_event(
-        logging.INFO,
-        "request",
-        request_id=record.request_id,
-        client=record.client or None,
-        method=record.method,
-        path=record.path,
-        status=record.status or "client left",
-        seconds=round(ended - record.started, 4),
-        error=record.error,
-        model=record.model,
-        **(_of_sequences(record) if record.sequences else {}),
-    )
+class RequestLog:
+    """Writes a line for each request that has been answered. `texts`: prompts and answers as well."""
+
+    def __init__(self, texts: bool) -> None:
+        self._texts = texts
+
+    def answered(self, scope: Scope, record: RequestRecord) -> None:
+        """Write the line; for `RequestContext`."""
+        if scope["path"] in _QUIET and record.status in (200, 503):
+            return
+        ended = record.ended or time.monotonic()
+        fields: dict[str, Any] = {
+            "request_id": record.request_id,
+            "client": record.client or None,
+            "method": record.method,
+            "path": record.path,
+            "status": record.status or "client left",
+            "seconds": round(ended - record.started, 4),
+            "error": record.error,
+            "model": record.model,
+        }
+        if record.sequences:
+            fields |= _of_sequences(record)
+            if self._texts:
+                fields |= _texts_of(record)
+        log_event(logging.INFO, "request", **fields)
 
 
 def _of_sequences(record: RequestRecord) -> dict[str, Any]:
@@ -64,6 +72,20 @@ def _of_sequences(record: RequestRecord) -> dict[str, Any]:
         "cached_tokens": record.cached_tokens,
         "completion_tokens": record.completion_tokens,
         "finish_reasons": record.finish_reasons,
+    }
+
+
+def _texts_of(record: RequestRecord) -> dict[str, Any]:
+    decode = record.decode
+    if decode is None:
+        return {}
+    first = record.sequences[0]
+    return {
+        "prompt": decode(first.tokens[: first.prompt_length].tolist()),
+        "answers": [
+            decode(sequence.tokens[sequence.prompt_length : sequence.length].tolist())
+            for sequence in record.sequences
+        ],
     }
 
 

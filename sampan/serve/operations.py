@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -50,6 +51,7 @@ async def status(request: Request) -> dict[str, Any]:
     }
 
 
+@cache
 def installed_version() -> str:
     """The version of the installed package."""
     try:

@@ -27,6 +27,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._in_head = True
         self._head_bytes = 0
+        self._too_large = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._begin_head()
 
@@ -56,12 +57,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.max_header:
+            self._too_large = True
             raise _HeadTooLargeError
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is not HTTP."""
-        if self.headers and sum(len(name) + len(value) for name, value in self.headers) > self.max_header:
+        """The answer to what cannot be parsed, or was not to be parsed any further."""
+        if self._too_large:
             self._refuse()
         else:
             super().send_400_response(msg)

@@ -6,14 +6,15 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from sampan.engine.sequence import RunningSequence
+from sampan.engine.sequence import Decode, RunningSequence
 
 
 @dataclass
 class RequestRecord:
     """One HTTP request. The middleware begins and ends it, the model's host adds what it learns.
 
-    Times are `time.monotonic()`; `started_ns` is the wall clock in nanoseconds since 1970.
+    Times are `time.monotonic()`; `started_ns` is the wall clock in nanoseconds since 1970. `decode` turns
+    tokens of its model into text.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class RequestRecord:
     model: str | None = None
     error: str | None = None
     first_token: float | None = None
+    decode: Decode | None = None
     sequences: list[RunningSequence] = field(default_factory=list)
 
     @property
@@ -49,6 +51,13 @@ class RequestRecord:
     def finish_reasons(self) -> list[str]:
         """Why the answers ended, in the order in which they were begun."""
         return [sequence.finish_reason or "unfinished" for sequence in self.sequences]
+
+    def release(self) -> None:
+        """Let go of the model. The server's own objects for a connection refer to each other, so this record
+        may outlive its request until the garbage collector comes.
+        """
+        self.sequences.clear()
+        self.decode = None
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("sampan_request", default=None)

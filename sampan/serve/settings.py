@@ -104,14 +104,14 @@ class ServeSettings(BaseSettings):
     kv: Literal["bf16", "int8"] = Field(default="bf16", description="precision of the KV cache")
     threads: PositiveInt | None = Field(default=None, description="CPU threads; one per core unless given")
 
-    max_requests: PositiveInt = Field(default=512, description="requests at once; more get a 503")
+    max_requests: PositiveInt = Field(default=256, description="requests at once; more get a 503")
     max_waiting: PositiveInt = Field(
         default=256, description="requests that wait for a model; more get a 429"
     )
+    max_running: PositiveInt = Field(default=64, description="sequences in a model's batch at most")
     max_choices: PositiveInt = Field(default=16, description="largest `n` of a request")
-    max_body: Bytes = Field(default=ByteSize(8 * 2**20), description="largest body of a request")
+    max_body: Bytes = Field(default=ByteSize(4 * 2**20), description="largest body of a request")
     max_header: Bytes = Field(default=ByteSize(64 * 2**10), description="largest head of a request")
-    max_grammar: Bytes = Field(default=ByteSize(64 * 2**10), description="largest schema, regex or grammar")
     header_timeout: Seconds = Field(default=10.0, description="seconds for a client to send a request's head")
     body_timeout: Seconds = Field(default=60.0, description="seconds for a client to send a request's body")
     keep_alive_timeout: PositiveInt = Field(default=75, description="seconds that an idle connection is kept")
@@ -204,6 +204,13 @@ def read_settings(config: Path | None = None, **flags: Any) -> ServeSettings:
     except SettingsError as error:
         # A variable for a setting that is a list or a table, which is written as JSON.
         raise ConfigurationError(f"{error}; such a {PREFIX}* variable holds JSON") from error
+
+
+def server_url(host: str, port: int) -> str:
+    """Where a server on this address is reached from the same machine."""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def unknown_variables() -> list[str]:

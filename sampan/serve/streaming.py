@@ -6,14 +6,25 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from types import TracebackType
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sampan.errors import SampanError
+from sampan.serve.errors import Problem, internal_problem, problem_of
+from sampan.serve.logs import log_failure
+from sampan.serve.record import current_record
+
 # A client that takes nothing for this long while there is something to take has left without a word; it
 # would keep its model from being unloaded for ever.
 STALL_S = 60.0
+
+# What the API's description says of routes that can stream.
+STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, whole or as a stream", "content": {"text/event-stream": {}}}
+}
 
 # What proxies log for a client that left before it was answered; nobody reads it.
 CLIENT_LEFT = 499
@@ -90,6 +101,8 @@ class EventStream(Response):
                     if self._first:
                         await send({"type": "http.response.body", "body": self._first, "more_body": True})
                     async for chunk in chunks:
+                        if not chunk:
+                            continue
                         watch.sending = True
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                         watch.sending = False
@@ -118,3 +131,16 @@ async def respond_whole(request: Request, response: Awaitable[Response]) -> Resp
             return await response
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
+
+
+def stream_problem(request: Request, error: Exception) -> Problem:
+    """What a client is told when its answer fails after it has begun; one that nobody foresaw is logged."""
+    if isinstance(error, SampanError):
+        problem = problem_of(error)
+    else:
+        log_failure("stream failed", error, request_id=request.state.request_id, path=request.url.path)
+        problem = internal_problem(request.state.request_id)
+    record = current_record()
+    if record is not None:
+        record.error = problem.message
+    return problem

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -268,3 +270,23 @@ def test_closing_ends_all_threads_even_while_they_poll(make: Make, open_random: 
         runner.close()
         runner.close()
     assert workers() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is in memory")
+def test_memory_is_taken_by_use_and_given_back_by_closing(make: Make, open_random: OpenRandom) -> None:
+    runner = make(open_random(PLAIN, Q4))
+    cache, buffers = runner.cache_memory(), runner.buffer_memory(8)
+    assert cache.reserved == 40 * runner.page_bytes
+    assert cache.resident == 0
+    assert buffers.resident <= buffers.reserved < runner.buffer_memory(9).reserved
+    run_schedule(runner, prompts_of(PLAIN, (3,)), alone([3]))
+    # More where the system gives huge pages.
+    assert runner.page_bytes <= runner.cache_memory().resident <= cache.reserved
+    assert runner.buffer_memory(8).resident > buffers.resident
+    memory = weakref.ref(runner._cache)
+    gc.disable()
+    try:
+        runner.close()
+        assert memory() is None
+    finally:
+        gc.enable()

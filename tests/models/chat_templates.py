@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_files import hub_tokenizer
 from tokenizers import AddedToken
 
 from sampan.models.tokenizer import Tokenizer
+from tests.models.model_files import hub_tokenizer
 
 PLAIN = """\
 {%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}
@@ -80,7 +80,8 @@ KIMI = """\
 {%- for m in messages %}
 {%- if m.role == 'tool' %}
 {{- '<|im_system|>tool<|im_middle|>## Return of ' + m.tool_call_id + '\\n' + m.content }}
-{%- else %}{{ '<|im_' + m.role + '|>' + m.role + '<|im_middle|>' + m.content }}{% endif %}
+{%- else %}{{ '<|im_' + m.role + '|>' + m.role + '<|im_middle|>' }}
+{{- m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}{% endif %}
 {%- if m.tool_calls %}{{ '<|tool_calls_section_begin|>' }}
 {%- for call in m.tool_calls %}
 {{- '<|tool_call_begin|>' + call.id + '<|tool_call_argument_begin|>' + call.function.arguments | tojson }}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -55,13 +56,14 @@ def test_templates_get_tools_calls_and_answers(name: str) -> None:
 def test_arguments_are_an_object_and_a_text() -> None:
     """Some templates write them as JSON or list them, some join them to other text."""
     template = (
-        "{% set a = messages[1].tool_calls[0].function.arguments %}{{ a | tojson }} {{ a.city }} "
-        "{{ a | items | list | length }} {{ a is mapping }} {{ a is string }} {{ a }} "
-        "{{ '<' + a + '>' }} {{ a ~ '.' }}"
+        "{% for m in messages %}{% if m.tool_calls %}{% set a = m.tool_calls[0].function.arguments %}"
+        "{{ a | tojson }} {{ a.city }} {{ a | items | list | length }} {{ a is mapping }} {{ a is string }} "
+        "{{ a }} {{ '<' + a + '>' }} {{ a ~ '.' }}{% elif m.role != 'user' %}{{ m.content }}{% endif %}"
+        "{% endfor %}"
     )
     text = Style(template).tokenizer().render_chat(TOOL_TURNS)
     own = '{"city":"Paris", "days": 2}'
-    assert text == f'{{"city": "Paris", "days": 2}} Paris 2 True False {own} <{own}> {own}.'
+    assert text == f'{{"city": "Paris", "days": 2}} Paris 2 True False {own} <{own}> {own}.rain'
 
 
 @pytest.mark.parametrize("arguments", ['{"city": ', "[1]", "Paris", '"Paris"'])
@@ -191,6 +193,30 @@ def test_a_template_without_tools_gets_them_as_text() -> None:
     assert "# Tools" not in tokenizer.render_chat(TOOL_TURNS)
 
 
+def test_a_template_that_writes_calls_but_no_tools() -> None:
+    """As DeepSeek-V3.1's: the description shows a call in the template's own form, the rest is its own."""
+    style = STYLES["deepseek_v31"]
+    without = Style(style.template.replace("{%- if tools %}", "{%- if false %}"), style.control, style.added)
+    text = without.tokenizer().render_chat(TOOL_TURNS, tools=[WEATHER])
+    example = TOKENIZERS["deepseek_v31"].render_chat(TOOL_TURNS)
+    call = re.search("<[^<>]*calls▁begin.*calls▁end[^<>]*>", example)
+    assert call is not None and call[0] in text
+    shown = (
+        call[0]
+        .replace("get_weather", "function-name")
+        .replace('{"city":"Paris", "days": 2}', '{"argument-name": "value"}')
+    )
+    assert shown in text.split(USER["content"])[0] and json.dumps(WEATHER) in text
+    assert without.tokenizer().render_chat(TOOL_TURNS) == example
+
+
+def test_a_template_that_describes_tools_but_writes_no_calls() -> None:
+    tokenizer = Style("{% if tools %}{{ tools | tojson }}{% endif %}" + PLAIN).tokenizer()
+    assert "get_weather" in tokenizer.render_chat([USER], tools=[WEATHER])
+    with pytest.raises(RequestError, match="message 1: this model's chat template has no place for calls"):
+        tokenizer.chat(TOOL_TURNS, tools=[WEATHER])
+
+
 @pytest.mark.parametrize("name", STYLES)
 def test_an_answer_is_continued(name: str) -> None:
     tokenizer = TOKENIZERS[name]
@@ -279,7 +305,7 @@ def test_guarding_changes_no_other_token(name: str, data: st.DataObject) -> None
     """Texts without guards have the same tokens on both ways."""
     tokenizer = TOKENIZERS[name]
     text = data.draw(hostile_text(name)).replace("\ufdd0", "")
-    hub = HubTokenizer.from_str(tokenizer.to_json())
+    hub = HubTokenizer.from_str(tokenizer._tokenizer.to_str())
     expected = tokenizer.encode(text, add_bos=False, parse_special=True)
     assert encode_guarded(hub, text, "\ufdd0", frozenset(tokenizer.control_tokens.values())) == expected
 

@@ -59,7 +59,7 @@ def answers(draw: st.DrawFn) -> list[Event]:
         else:
             delta = TextDelta if kind == "text" else ReasoningDelta
             events += [delta(0, text) for text in draw(st.lists(texts, min_size=1, max_size=3))]
-    end: AnswerEnd = draw(st.sampled_from(["tool_calls" if calls else "stop", "length", "deadline"]))
+    end: AnswerEnd = draw(st.sampled_from(["tool_calls" if calls else "stop", "length"]))
     return whole(*events, end=end)
 
 

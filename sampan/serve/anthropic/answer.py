@@ -10,7 +10,8 @@ from pydantic_core import from_json
 
 from sampan.errors import UnavailableError
 from sampan.serve.blocks import AnswerBlocks, Block, BlockStream, Delta
-from sampan.serve.events import AnswerUsage
+from sampan.serve.errors import Problem, anthropic_body
+from sampan.serve.events import AnswerStart, AnswerUsage
 from sampan.serve.sse import named_event, to_json
 
 # By kind of block: the delta's type, and its field.
@@ -117,9 +118,10 @@ class MessageStream(BlockStream):
         self._message = message
         self._before_delta = ""
 
-    def begin(self, prompt_tokens: int) -> str:
+    def begin(self, start: AnswerStart) -> str:
         """What comes before the answer."""
-        return named_event("message_start", message=self._message.begun(prompt_tokens)) + named_event("ping")
+        message = self._message.begun(start.prompt_tokens)
+        return named_event("message_start", message=message) + named_event("ping")
 
     def end(self) -> str:
         """What comes behind the whole answer. UnavailableError when the server stopped before that."""
@@ -154,3 +156,7 @@ class MessageStream(BlockStream):
             delta = {"type": "signature_delta", "signature": signature(block.text)}
             text = named_event("content_block_delta", index=index, delta=delta)
         return text + named_event("content_block_stop", index=index)
+
+    def fail(self, problem: Problem) -> bytes:
+        """What comes behind as much of the answer as there was before an error."""
+        return named_event("error", **anthropic_body(problem)).encode()

@@ -1,4 +1,4 @@
-"""The system prompt, messages and tools of a Messages request as chat templates take them."""
+"""From the body of a Messages request to the conversation that is asked of the model."""
 
 from __future__ import annotations
 
@@ -9,18 +9,63 @@ from typing import Any
 
 from sampan.errors import ParameterError
 from sampan.serve.anthropic.schema import (
+    AnyChoice,
+    AutoChoice,
     ContentBlock,
     CountTokensRequest,
     Message,
+    NamedChoice,
+    NoneChoice,
     TextBlock,
     ThinkingBlock,
+    ThinkingDisabled,
+    ThinkingEnabled,
     Tool,
+    ToolChoice,
     ToolResultBlock,
     ToolUseBlock,
 )
 from sampan.serve.parts import content_of
+from sampan.serve.prompt import Conversation
+from sampan.serve.tool_choice import check_tool_choice
 
 ChatMessage = dict[str, Any]
+
+
+def conversation_of(body: CountTokensRequest) -> Conversation:
+    """What the model reads. ParameterError names what does not go together with the rest."""
+    messages = messages_of(body)
+    continued = messages[-1]["role"] == "assistant"
+    if continued and "tool_calls" in messages[-1]:
+        raise ParameterError("messages", "messages ends with tool_use blocks; their tool_result must follow")
+    tools = tools_of(body.tools or ())
+    choice = body.tool_choice or AutoChoice(type="auto")
+    return Conversation(
+        messages=messages,
+        tools=tools,
+        tool_choice=check_tool_choice(_tool_choice(choice), tools, "tool_choice"),
+        parallel_tool_calls=isinstance(choice, NoneChoice) or not choice.disable_parallel_tool_use,
+        reasoning_effort=_effort(body),
+        effort_parameter="output_config.effort" if body.thinking is None else "thinking",
+        continue_final=continued,
+    )
+
+
+def _tool_choice(choice: ToolChoice) -> str:
+    if isinstance(choice, NamedChoice):
+        return choice.name
+    return "required" if isinstance(choice, AnyChoice) else choice.type
+
+
+def _effort(body: CountTokensRequest) -> str | None:
+    effort = None if body.output_config is None else body.output_config.effort
+    if isinstance(body.thinking, ThinkingEnabled):
+        return effort or "medium"
+    if isinstance(body.thinking, ThinkingDisabled):
+        if effort is not None:
+            raise ParameterError("output_config.effort", "output_config.effort needs thinking")
+        return "none"
+    return effort
 
 
 def messages_of(request: CountTokensRequest) -> tuple[ChatMessage, ...]:
@@ -112,8 +157,9 @@ def _other_messages(turn: _Turn, call_ids: set[str]) -> list[ChatMessage]:
             texts.append(block.text)
         elif isinstance(block, ToolResultBlock):
             if block.tool_use_id not in call_ids:
+                parameter = f"{place}.tool_use_id"
                 raise ParameterError(
-                    f"{place}.tool_use_id", f"no tool_use block before it has the id {block.tool_use_id!r}"
+                    parameter, f"{parameter}: no tool_use block before it has the id {block.tool_use_id!r}"
                 )
             if texts:
                 made.append({"role": turn.role, "content": content_of(texts)})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints
 
-from sampan.serve.body import Body, TextOr
+from sampan.serve.body import MAXIMUM_STOPS, MAXIMUM_TOOLS, Body, StopString, TextOr
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -117,7 +117,7 @@ class AnyChoice(Body):
     disable_parallel_tool_use: bool = False
 
 
-class ToolChoiceByName(Body):
+class NamedChoice(Body):
     """The model must call this tool."""
 
     type: Literal["tool"]
@@ -131,7 +131,7 @@ class NoneChoice(Body):
     type: Literal["none"]
 
 
-ToolChoice = Annotated[AutoChoice | AnyChoice | ToolChoiceByName | NoneChoice, Discriminator("type")]
+ToolChoice = Annotated[AutoChoice | AnyChoice | NamedChoice | NoneChoice, Discriminator("type")]
 
 
 class ThinkingEnabled(Body):
@@ -166,9 +166,10 @@ class JsonSchemaFormat(Body):
 
 
 class OutputConfig(Body):
-    """Which form the answer has."""
+    """Which form the answer has, and how much the model thinks before it."""
 
     format: JsonSchemaFormat | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class Metadata(Body):
@@ -183,7 +184,7 @@ class CountTokensRequest(Body):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     system: TextOr[list[TextBlock]] | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAXIMUM_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -194,7 +195,7 @@ class MessagesRequest(CountTokensRequest):
     """Body of a request."""
 
     max_tokens: Annotated[int, Field(ge=1)]
-    stop_sequences: list[Text] | None = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAXIMUM_STOPS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None

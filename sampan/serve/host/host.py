@@ -25,7 +25,13 @@ from sampan.errors import (
 )
 from sampan.hub import DEFAULT_REFERENCE, catalogue
 from sampan.serve.host.entry import HostedModel
-from sampan.serve.host.memory import measure, memory_budget, plan_cache, server_memory
+from sampan.serve.host.memory import (
+    measure,
+    memory_budget,
+    plan_cache,
+    return_free_memory,
+    server_memory,
+)
 from sampan.serve.host.served import ServedModel
 from sampan.serve.host.state import HostState, ModelMemory, ModelState, Progress
 from sampan.serve.host.threads import in_thread
@@ -34,6 +40,7 @@ from sampan.serve.settings import ModelSettings
 
 if TYPE_CHECKING:
     from sampan.api import Model
+    from sampan.engine.runner import Runner
     from sampan.serve.metrics import ServerMetrics
     from sampan.serve.settings import ServeSettings
     from sampan.weights.pack import Pack
@@ -67,9 +74,8 @@ class ModelHost:
         with `preload`. Raises what the first failure raises.
         """
         await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
-        entries = list(self._models.values())
-        for entry in entries:
-            if entry is entries[0] or entry.settings.preload:
+        for index, entry in enumerate(self._entries()):
+            if index == 0 or entry.settings.preload:
                 await self.load(entry.name)
 
     def names(self) -> list[str]:
@@ -171,8 +177,8 @@ class ModelHost:
                 async with self._memory_lock:
                     served = entry.served
                     await self._make_room(entry, measure(served.model))
-        except SampanError as error:
-            entry.error = str(error)
+        except Exception as error:
+            entry.error = str(error) if isinstance(error, SampanError) else repr(error)
             log_event(logging.WARNING, "model not ready", model=entry.name, reason=entry.error)
             raise
         entry.error, entry.ready = None, entry.leases > 0
@@ -207,21 +213,33 @@ class ModelHost:
 
     def _starter(self, entry: HostedModel, pack: Pack) -> Callable[[], Model]:
         """What makes the model, with as many pages as there is room for once all that is idle has gone."""
-        serving = [other for other in self._others(entry) if not other.idle]
-        room = self.budget - self._server_memory() - sum(_claim(other) for other in serving)
-        plan = plan_cache(pack, entry.settings, self._settings, room)
+        plan = plan_cache(pack, entry.settings, self._settings)
+
+        def usable_pages(runner: Runner) -> int:
+            # Measured anew: the model's tokenizer has been loaded since.
+            return_free_memory()
+            buffers = runner.buffer_memory(self._settings.max_running).reserved
+            return plan.pages(buffers, *self._share_and_room(entry))
+
         return partial(
             start_model,
             pack,
             entry.reference,
             context=plan.context,
-            page_count=plan.most_pages,
+            page_count=plan.pages(0, *self._share_and_room(entry)),
             threads=self._settings.threads,
             kv_dtype=plan.kv,
             max_experts=entry.settings.max_experts,
             max_waiting=self._settings.max_waiting,
-            usable_pages=plan.usable_pages,
+            max_running=self._settings.max_running,
+            usable_pages=usable_pages,
         )
+
+    def _share_and_room(self, entry: HostedModel) -> tuple[int, int]:
+        """Bytes for each model when all serve, and for this one when all that are idle go."""
+        for_models = self.budget - self._server_memory()
+        serving = sum(_claim(other) for other in self._others(entry) if not other.idle)
+        return for_models // len(self._models), for_models - serving
 
     async def _make_room(self, entry: HostedModel, memory: ModelMemory) -> None:
         """Evict what is idle, the longest first, until all that `memory` reserves fits.
@@ -250,15 +268,19 @@ class ModelHost:
         entry.served = None
         entry.ready = False
         entry.evictions += 1
-        await in_thread("sampan-unload", partial(served.stop, drain=False))
+        await in_thread("sampan-unload", partial(_stop, served))
         log_event(logging.INFO, "model unloaded", model=entry.name, reason=reason)
 
     def _others(self, entry: HostedModel) -> list[HostedModel]:
-        return [other for other in self._models.values() if other is not entry and other.served is not None]
+        return [other for other in self._entries() if other is not entry and other.served is not None]
 
     def _server_memory(self) -> int:
-        memories = (entry.memory() for entry in self._models.values())
+        memories = (entry.memory() for entry in self._entries())
         return server_memory(memory for memory in memories if memory is not None)
+
+    def _entries(self) -> list[HostedModel]:
+        """All models. A copy: a load asks from its thread, while requests may find more in the catalogue."""
+        return list(self._models.values())
 
 
 def _claim(entry: HostedModel) -> int:
@@ -266,6 +288,11 @@ def _claim(entry: HostedModel) -> int:
     memory = entry.memory()
     assert memory is not None
     return memory.held if entry.idle else memory.reserved
+
+
+def _stop(served: ServedModel) -> None:
+    served.stop(drain=False)
+    return_free_memory()
 
 
 def _end_preparing(entry: HostedModel, task: asyncio.Task[ServedModel]) -> None:

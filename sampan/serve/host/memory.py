@@ -8,6 +8,8 @@ models' caches and buffers.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +22,6 @@ from sampan.serve.host.state import ModelMemory
 if TYPE_CHECKING:
     from sampan.api import Model
     from sampan.config import ModelConfig
-    from sampan.engine.runner import Runner
     from sampan.serve.settings import ModelSettings, ServeSettings
     from sampan.weights.pack import Pack
 
@@ -41,7 +42,7 @@ def memory_budget(settings: ServeSettings) -> int:
 def measure(model: Model) -> ModelMemory:
     """What a loaded model takes."""
     runner = model.runner
-    cache, buffers = runner.cache_memory(), runner.buffer_memory()
+    cache, buffers = runner.cache_memory(), runner.buffer_memory(model.engine.max_running)
     # Pages beyond the pool's are never used, and so never touched.
     usable = model.engine.pages.page_count * runner.page_bytes
     return ModelMemory(
@@ -59,58 +60,59 @@ def server_memory(models: Iterable[ModelMemory]) -> int:
     return max(anonymous_memory() - touched, 0)
 
 
+def return_free_memory() -> None:
+    """Give back to the system what the C library keeps of freed memory: after a tokenizer was read, that is
+    several times what the tokenizer takes. Does nothing where the library cannot.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 @dataclass(frozen=True)
 class CachePlan:
-    """How large a model's KV cache is to be: `wanted` pages, at least `least`, `page_bytes` each, for
-    sequences of `context` tokens. `room`: bytes for the model with everything.
+    """How large a model's KV cache is to be, for sequences of `context` tokens: `wanted` pages of
+    `page_bytes` each, and at least `least`. `weights`: bytes of the model's pack.
     """
 
     context: int
+    kv: KeyValueType
     wanted: int
     least: int
     page_bytes: int
-    kv: KeyValueType
-    room: int
     weights: int
 
-    @property
-    def most_pages(self) -> int:
-        """Pages to lay out before it is known what the buffers take."""
-        self._require(self.room - self.weights)
-        return min(self.wanted, (self.room - self.weights) // self.page_bytes)
-
-    def usable_pages(self, runner: Runner) -> int:
-        """Pages that fit beside the runner's buffers. MachineError when those are fewer than `least`."""
-        room = self.room - self.weights - runner.buffer_memory().reserved
-        self._require(room)
-        return min(self.most_pages, room // self.page_bytes)
-
-    def _require(self, room: int) -> None:
-        missing = self.least * self.page_bytes - room
-        if missing > 0:
+    def pages(self, buffers: int, share: int, room: int) -> int:
+        """As many pages as are wanted and fit, beside weights and `buffers` bytes, into `share`, so that all
+        models can serve at once; but at least `least`, as long as they fit into `room`, which is all that can
+        be freed now. MachineError when they do not.
+        """
+        others = self.weights + buffers
+        fitting = (room - others) // self.page_bytes
+        if fitting < self.least:
+            cache = f"{_mebibytes(self.least * self.page_bytes)} for {self.least * PAGE_TOKENS} tokens"
             raise MachineError(
-                f"the model needs {_mebibytes(self.room + missing)} of memory with a KV cache of "
-                f"{self.least * PAGE_TOKENS} tokens in {self.kv}, and {_mebibytes(max(self.room, 0))} are "
-                "free or can be freed now; raise --memory, lower --context or take --kv int8"
+                f"the model takes {_mebibytes(others)}, and {cache} of {self.kv} KV cache, but only "
+                f"{_mebibytes(max(room, 0))} can be had now; raise --memory, lower --context or take "
+                "--kv int8"
             )
+        shared = (share - others) // self.page_bytes
+        return min(self.wanted, fitting, max(shared, self.least))
 
 
-def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, room: int) -> CachePlan:
-    """The KV cache of a model that may take `room` bytes. ConfigurationError for a context that it was not
-    made for.
-    """
+def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings) -> CachePlan:
+    """The KV cache that a model is to have. ConfigurationError for a context that it was not made for."""
     kv = model.kv or settings.kv
     stated = model.context or settings.context
     context = _context(pack.config, stated)
     pages = -(-context // PAGE_TOKENS)
     return CachePlan(
         context=context,
+        kv=kv,
         wanted=(model.sequences or settings.sequences) * pages,
         # A context that somebody asked for is there in full; the default one may be shorter.
         least=pages if stated else min(pages, SMALLEST_CONTEXT // PAGE_TOKENS),
         page_bytes=KeyValueLayout.of(pack.config, kv).page_bytes,
-        kv=kv,
-        room=room,
         weights=pack.nbytes,
     )
 

@@ -28,10 +28,8 @@ class ServedModel:
         self.name = name
         self.model = model
         self._metrics = metrics
-        self._rate = rate
-        self._loop = asyncio.get_running_loop()
-        self._streams: dict[RunningSequence, OutputStream] = {}
-        self._worker = EngineWorker(model.engine, self._deliver, f"sampan-engine-{name}")
+        self._readers = _Readers(rate)
+        self._worker = EngineWorker(model.engine, self._readers.deliver, f"sampan-engine-{name}")
 
     def start(self, sequence: RunningSequence) -> OutputStream:
         """Queue a new sequence; the stream has what it writes, and closing that cancels the sequence.
@@ -39,17 +37,17 @@ class ServedModel:
         QueueFullError when too many wait, RequestError when the model is being closed.
         """
         stream = OutputStream(self, sequence, current_record(), self._metrics)
-        self._streams[sequence] = stream
+        self._readers.streams[sequence] = stream
         try:
             self._worker.submit(sequence)
         except BaseException:
-            del self._streams[sequence]
+            del self._readers.streams[sequence]
             raise
         return stream
 
     def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence before the next step, unless it has ended."""
-        if self._streams.pop(sequence, None) is not None:
+        if self._readers.streams.pop(sequence, None) is not None:
             self._worker.cancel(sequence)
 
     def stop(self, *, drain: bool, timeout: float | None = None) -> None:
@@ -59,7 +57,17 @@ class ServedModel:
         self._worker.stop(drain=drain, timeout=timeout)
         self.model.close()
 
-    def _deliver(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
+
+class _Readers:
+    """Who reads which sequence. Apart from the model, which is then freed as soon as nobody has it."""
+
+    def __init__(self, rate: TokenRate) -> None:
+        self.streams: dict[RunningSequence, OutputStream] = {}
+        self._rate = rate
+        self._loop = asyncio.get_running_loop()
+
+    def deliver(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
+        """Take what a step brought, on the engine's thread."""
         # After the loop has closed nobody is left to be told.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._receive, news)
@@ -67,12 +75,12 @@ class ServedModel:
     def _receive(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
         now = time.monotonic()
         for sequence, outputs in news:
-            stream = self._streams.get(sequence)
+            stream = self.streams.get(sequence)
             if stream is None:
                 continue  # its reader has left
-            if sequence.finish_reason is not None:
-                del self._streams[sequence]
             stream.push(outputs, now)
+            if stream.ended:
+                del self.streams[sequence]
         self._rate.add(sum(len(outputs) for _, outputs in news), now)
 
 
@@ -80,7 +88,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
     """What one sequence writes: lists of outputs, each everything that is new since the last.
 
     Ends with the sequence; raises its error if it has one. `aclose` cancels the sequence, as does the
-    cancellation of the task that waits for the next list.
+    cancellation of the task that waits for the next list. `ended`: nothing more will come.
     """
 
     def __init__(
@@ -95,11 +103,13 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         self._record = record
         self._times = metrics.sequence_times(served.name)
         self._ready: list[Output] = []
-        self._ended = False
+        self.ended = False
         self._waiter: asyncio.Future[None] | None = None
         if record is not None:
             record.model = served.name
             record.sequences.append(sequence)
+            tokenizer = served.model.tokenizer
+            record.decode = None if tokenizer is None else tokenizer.decode
 
     def push(self, outputs: list[Output], now: float) -> None:
         """Take what the engine delivered; `now` by `time.monotonic()`."""
@@ -107,8 +117,9 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
             if self._record is not None and self._record.first_token is None:
                 self._record.first_token = now
             self._times.wrote(len(outputs), now)
-        if self._sequence.finish_reason is not None:
-            self._ended = True
+        # Not by the sequence itself: the engine may be ahead of what it has delivered.
+        if not outputs or outputs[-1].finish_reason is not None:
+            self.ended = True
             self._times.ended(self._sequence, now)
         self._ready += outputs
         if self._waiter is not None and not self._waiter.done():
@@ -118,7 +129,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         """The next list."""
         del value
         while not self._ready:
-            if self._ended:
+            if self.ended:
                 if self._sequence.error is not None:
                     raise self._sequence.error
                 raise StopAsyncIteration
@@ -150,7 +161,7 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
 
     def _cancel(self) -> None:
         self._ready = []
-        if not self._ended:
-            self._ended = True
+        if not self.ended:
+            self.ended = True
             self._served.cancel(self._sequence)
             self._times.ended(self._sequence, time.monotonic())

@@ -8,18 +8,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sampan.serve.blocks import AnswerBlocks, Block, BlockStream, Delta
-from sampan.serve.events import AnswerUsage, TextDelta
+from sampan.serve.errors import Problem
+from sampan.serve.events import AnswerStart, AnswerUsage, TextDelta
 from sampan.serve.openai.logprobs import token_logprobs
+from sampan.serve.openai.objects import finish_reason
 from sampan.serve.sse import named_event, to_json
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 # By kind of block: what the events call its content.
 _CONTENTS = {"reasoning": "reasoning_text", "text": "output_text", "tool_call": "function_call_arguments"}
-_FAILURES = {
-    "deadline": "the request's time was over before the answer was complete",
-    "cancelled": "the server stopped before the answer was complete",
-}
 
 
 class ResponseObject:
@@ -36,22 +34,21 @@ class ResponseObject:
         return self._body("in_progress", [])
 
     def whole(self, answer: AnswerBlocks) -> dict[str, Any]:
-        """The object of a whole answer: completed, incomplete for want of tokens, failed for want of time."""
+        """The object of an answer that is whole or that wanted more tokens. UnavailableError when the answer
+        was cut short otherwise.
+        """
         assert answer.end is not None and answer.usage is not None
-        reason, usage = answer.end.reason, _usage(answer.usage)
-        if reason == "length":
+        usage = _usage(answer.usage)
+        if finish_reason(answer.end) == "length":
             details = {"reason": "max_output_tokens"}
             output = self._output(answer, whole=False)
             return self._body("incomplete", output, usage=usage, incomplete_details=details)
-        if reason in _FAILURES:
-            error = {"code": "server_error", "message": _FAILURES[reason]}
-            return self._body("failed", self._output(answer, whole=False), usage=usage, error=error)
         output = self._output(answer, whole=True)
         return self._body("completed", output, usage=usage, completed_at=int(time.time()))
 
-    def failed(self, answer: AnswerBlocks, message: str) -> dict[str, Any]:
+    def failed(self, answer: AnswerBlocks, problem: Problem) -> dict[str, Any]:
         """The object of what there was of an answer before an error."""
-        error = {"code": "server_error", "message": message}
+        error = {"code": "server_error", "message": problem.message}
         return self._body("failed", self._output(answer, whole=False), error=error)
 
     def item(self, block: Block, index: int, status: ItemStatus) -> dict[str, Any]:
@@ -117,8 +114,9 @@ class ResponseStream(BlockStream):
         self._number = 0
         self._before_delta = ""
 
-    def begin(self) -> str:
-        """What comes before the answer."""
+    def begin(self, start: AnswerStart) -> str:
+        """What comes before the answer; the API has no place for what `start` says."""
+        del start
         body = self._response.begun()
         return self._event("response.created", response=body) + self._event(
             "response.in_progress", response=body
@@ -130,9 +128,10 @@ class ResponseStream(BlockStream):
         text = self.close(whole=body["status"] == "completed")
         return text + self._event(f"response.{body['status']}", response=body)
 
-    def fail(self, message: str) -> str:
+    def fail(self, problem: Problem) -> bytes:
         """What comes behind as much of the answer as there was before an error."""
-        return self._event("response.failed", response=self._response.failed(self.answer, message))
+        body = self._response.failed(self.answer, problem)
+        return self._event("response.failed", response=body).encode()
 
     def opened(self, block: Block, index: int) -> str:
         """An item begins, and its content part, with nothing in them."""

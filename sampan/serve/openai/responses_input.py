@@ -1,24 +1,72 @@
-"""The items and tools of a Responses request as chat templates take them."""
+"""From the body of a Responses request to what is asked of the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from sampan.engine.options import SamplingOptions
 from sampan.errors import ParameterError
+from sampan.serve.answer import AnswerRequest, Conversation
+from sampan.serve.openai.chat_schema import JsonObjectFormat
 from sampan.serve.openai.responses_schema import (
     FunctionCallItem,
     FunctionCallOutputItem,
+    FunctionChoice,
     FunctionTool,
     InputText,
+    JsonSchemaFormat,
     MessageItem,
     OutputText,
     ReasoningItem,
     ResponsesRequest,
 )
 from sampan.serve.parts import Content, content_of
+from sampan.serve.text.response_format import ResponseFormat
+from sampan.serve.tool_choice import check_tool_choice
 
 Message = dict[str, Any]
+
+
+def answer_request(body: ResponsesRequest) -> AnswerRequest:
+    """What the body asks for. ParameterError names what does not go together with the rest."""
+    tools = tools_of(body.tools or ())
+    return AnswerRequest(
+        prompt=Conversation(
+            messages=messages_of(body),
+            tools=tools,
+            tool_choice=check_tool_choice(_tool_choice(body), tools, "tool_choice"),
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+            effort_parameter="reasoning.effort",
+        ),
+        options=_options(body),
+        format=_format(body),
+    )
+
+
+def _options(body: ResponsesRequest) -> SamplingOptions:
+    wanted = bool(body.include or body.top_logprobs)
+    options: dict[str, Any] = {
+        "max_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "logprobs": (body.top_logprobs or 0) if wanted else None,
+    }
+    return SamplingOptions(**{name: value for name, value in options.items() if value is not None})
+
+
+def _tool_choice(body: ResponsesRequest) -> str:
+    if body.tool_choice is None:
+        return "auto"
+    return body.tool_choice.name if isinstance(body.tool_choice, FunctionChoice) else body.tool_choice
+
+
+def _format(body: ResponsesRequest) -> ResponseFormat | None:
+    wanted = None if body.text is None else body.text.format
+    if isinstance(wanted, JsonSchemaFormat):
+        return ResponseFormat.json_schema(wanted.json_schema)
+    return ResponseFormat("json_object") if isinstance(wanted, JsonObjectFormat) else None
 
 
 def messages_of(request: ResponsesRequest) -> tuple[Message, ...]:
@@ -85,8 +133,9 @@ class _Messages:
 
     def add_output(self, item: FunctionCallOutputItem, where: str) -> None:
         if item.call_id not in self._call_ids:
+            parameter = f"{where}.call_id"
             raise ParameterError(
-                f"{where}.call_id", f"no function_call item before it has the call_id {item.call_id!r}"
+                parameter, f"{parameter}: no function_call item before it has the call_id {item.call_id!r}"
             )
         self.all.append({"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)})
 

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator
 
-from sampan.serve.body import Body, TextOr
+from sampan.serve.body import MAXIMUM_TOOLS, Body, TextOr
+from sampan.serve.openai.chat_schema import Effort, JsonObjectFormat, TextFormat, ToolName
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -143,18 +142,6 @@ ToolChoice = Annotated[
 ]
 
 
-class TextFormat(Body):
-    """Text of any form."""
-
-    type: Literal["text"]
-
-
-class JsonObjectFormat(Body):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
-
-
 class JsonSchemaFormat(Body):
     """JSON that follows a schema."""
 
@@ -165,10 +152,14 @@ class JsonSchemaFormat(Body):
     strict: bool | None = None
 
 
-class TextConfig(Body):
-    """Which text the answer may be."""
+Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Discriminator("type")]
 
-    format: Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Discriminator("type")] | None = None
+
+class TextConfig(Body):
+    """Which text the answer may be. Models here have no setting for how much they say."""
+
+    format: Format | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 class Reasoning(Body):
@@ -193,7 +184,7 @@ class ResponsesRequest(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAXIMUM_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None

@@ -4,48 +4,117 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from llguidance import LLMatcher
 
+from sampan.engine.constraint import TokenConstraint
+from sampan.errors import ParameterError
 from sampan.models.tokenizer import Tokenizer
-from sampan.serve.text.grammar import CompiledGrammar
-from sampan.serve.text.response_format import ResponseFormat
+from sampan.models.tools import check_tools
+from sampan.serve.text.calls import ToolSchema
+from sampan.serve.text.choose import call_format_of, reasoning_of
+from sampan.serve.text.grammar import compiled_grammar
+from sampan.serve.text.lark import LarkRules, with_json_options
+from sampan.serve.text.reasoning_first import ReasoningFirst
+from sampan.serve.text.response_format import ResponseFormat, schema_text
 
-# Indented or on one line: free white space would let a model write nothing else.
-_JSON_OPTIONS = {"whitespace_pattern": r"\n {0,64}| "}
+MAXIMUM_TOOLS = 400_000
+_FORMAT = "wanted_format"
+
+
+class CompiledConstraint(Protocol):
+    """What limits all answers to one request."""
+
+    def start(self) -> TokenConstraint:
+        """The constraint of one sequence."""
+        ...
 
 
 def compile_constraint(
     tokenizer: Tokenizer,
-    rendered_prompt: str,  # noqa: ARG001
+    rendered_prompt: str | None,
     *,
     format: ResponseFormat | None = None,
-    tools: Sequence[Mapping[str, Any]] = (),  # noqa: ARG001
-    tool_choice: str = "auto",  # noqa: ARG001
-    parallel_tool_calls: bool = True,  # noqa: ARG001
-) -> CompiledGrammar | None:
-    """What limits the answer's tokens; None when nothing does. `start` it once per sequence.
+    tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str = "auto",
+    parallel_tool_calls: bool = True,
+) -> CompiledConstraint | None:
+    """What limits the answer's tokens; None when nothing does.
 
-    Takes from a millisecond to about a second, so not on an event loop. RequestError when `format` cannot be
-    satisfied or is too complex.
+    `rendered_prompt`: of a conversation; where its answer may begin with reasoning, that is free, and what
+    follows is limited. None: a prompt that is a plain text. `tool_choice`: "required" forces one call, or
+    several with `parallel_tool_calls`, in the model's own format and by the tools' schemas; a tool's name
+    forces one call of it; "auto" leaves calls as free as text, but where there is a `format`, an answer is
+    either in it or calls; "none" is as without tools.
+
+    Takes from a millisecond to about a second, so not on an event loop. ParameterError says why a schema,
+    regex, grammar or tool is refused.
     """
-    if format is None or format.kind == "text":
+    grammar = _grammar(tokenizer, format, tools, tool_choice, parallel_tool_calls)
+    if grammar is None:
         return None
-    return CompiledGrammar(tokenizer, _grammar(format), "response_format")
+    compiled = compiled_grammar(tokenizer, *grammar)
+    reasoning = None if rendered_prompt is None else reasoning_of(tokenizer, rendered_prompt)
+    if reasoning is None or not (reasoning.begun or reasoning.marks.begin in tokenizer.added_tokens):
+        return compiled
+    return ReasoningFirst(tokenizer, compiled, reasoning)
 
 
-def _grammar(format: ResponseFormat) -> str:
+def _grammar(
+    tokenizer: Tokenizer,
+    format: ResponseFormat | None,
+    tools: Sequence[Mapping[str, Any]],
+    tool_choice: str,
+    parallel_tool_calls: bool,
+) -> tuple[str, str] | None:
+    """The grammar for an answer, and the name of the request's parameter that it is made from."""
+    if format is not None and format.kind == "text":
+        format = None
+    if tool_choice == "none" or (tool_choice == "auto" and (not tools or format is None)):
+        return None if format is None else (_of_format(format), format.where)
+    rules = LarkRules(tokenizer.control_tokens)
+    many = parallel_tool_calls and tool_choice in ("auto", "required")
+    calls = call_format_of(tokenizer).grammar(rules, _chosen(tools, tool_choice), many)
+    if tool_choice != "auto" or format is None:
+        return LLMatcher.grammar_from_lark(rules.source(calls)), "tool_choice"
+    grammars = [
+        {"lark_grammar": rules.source(rules.one_of([f"@{_FORMAT}", calls]))},
+        *json.loads(_of_format(format))["grammars"],
+    ]
+    grammars[1]["name"] = _FORMAT
+    return json.dumps({"grammars": grammars}), format.where
+
+
+def _of_format(format: ResponseFormat) -> str:
     match format.kind:
         case "json_object":
-            return LLMatcher.grammar_from_json_schema(_with_options({"type": "object"}))
+            return LLMatcher.grammar_from_json_schema(with_json_options({"type": "object"}))
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(_with_options(json.loads(format.source)))
+            return LLMatcher.grammar_from_json_schema(with_json_options(json.loads(format.source)))
         case "regex":
             return LLMatcher.grammar_from_regex(format.source)
         case _:
-            return LLMatcher.grammar_from_lark(format.source)
+            return json.dumps({"grammars": [{"lark_grammar": format.source}]})
 
 
-def _with_options(schema: dict[str, Any]) -> dict[str, Any]:
-    return schema | {"x-guidance": _JSON_OPTIONS}
+def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSchema]:
+    """The tools that may be called, with their schemas checked."""
+    check_tools(tools)
+    chosen = []
+    size = 0
+    for number, tool in enumerate(tools):
+        schema = ToolSchema.of(tool)
+        if tool_choice in ("auto", "required", schema.name):
+            size += len(schema_text(schema.parameters, f"tools[{number}].function.parameters"))
+            chosen.append(schema)
+    if not chosen:
+        wanted = (
+            "a tool is required, but there are none" if not tools else f"there is no tool {tool_choice!r}"
+        )
+        raise ParameterError("tool_choice", f"tool_choice: {wanted}")
+    if size > MAXIMUM_TOOLS:
+        raise ParameterError(
+            "tools", f"tools: their schemas have {size} characters, at most {MAXIMUM_TOOLS} are allowed"
+        )
+    return chosen

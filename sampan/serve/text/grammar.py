@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 from numpy.typing import NDArray
 
-from sampan.errors import RequestError
+from sampan.errors import ParameterError, RequestError
 from sampan.models.tokenizer import Tokenizer
-from sampan.serve.text.vocabulary import grammar_vocabulary
+from sampan.serve.text.vocabulary import grammar_vocabulary, per_tokenizer
 
 # About a tenth of llguidance's own: compiling and each step stay below some tens of milliseconds, and the
 # worst grammar below some tens of megabytes, on a vocabulary of 150,000.
@@ -22,11 +25,35 @@ _LIMITS = LLParserLimits(
 )
 
 
+# Compiled grammars that are kept for each model, the last ones used.
+_KEPT = 16
+
+
+def compiled_grammar(tokenizer: Tokenizer, grammar: str, where: str) -> CompiledGrammar:
+    """`CompiledGrammar(tokenizer, grammar, where)`, or the one that an earlier request made."""
+    kept, lock = _compiled(tokenizer)
+    with lock:
+        if grammar in kept:
+            kept.move_to_end(grammar)
+            return kept[grammar]
+    made = CompiledGrammar(tokenizer, grammar, where)
+    with lock:
+        kept[grammar] = made
+        while len(kept) > _KEPT:
+            kept.popitem(last=False)
+    return made
+
+
+@per_tokenizer
+def _compiled(tokenizer: Tokenizer) -> tuple[OrderedDict[str, CompiledGrammar], threading.Lock]:  # noqa: ARG001
+    return OrderedDict(), threading.Lock()
+
+
 class CompiledGrammar:
     """A grammar for one model's tokens; `start` gives the constraint of one sequence."""
 
     def __init__(self, tokenizer: Tokenizer, grammar: str, where: str) -> None:
-        """`grammar`: as llguidance's `LLMatcher` takes it. RequestError, beginning with `where`, when it is
+        """`grammar`: as llguidance's `LLMatcher` takes it. ParameterError, which names `where`, when it is
         wrong, too large, or allows no first token.
         """
         self._matcher = LLMatcher(grammar_vocabulary(tokenizer), grammar, log_level=0, limits=_LIMITS)
@@ -34,9 +61,7 @@ class CompiledGrammar:
         if not self._matcher.is_error():
             self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            raise RequestError(f"{where}: {_reason(self._matcher)}")
-        if self._matcher.is_stopped() and not self._matcher.is_accepting():
-            raise RequestError(f"{where}: no text at all satisfies it")
+            raise ParameterError(where, f"{where}: {_reason(self._matcher)}")
 
     def start(self) -> GrammarConstraint:
         """The constraint of a new sequence, which shares what was compiled."""
@@ -73,8 +98,7 @@ class GrammarConstraint:
     def accept(self, token: int) -> None:
         """Take note of a chosen token. RequestError when the grammar does not allow it."""
         if not self._matcher.consume_token(token):
-            self._check()
-            raise RequestError(f"token {token} is not what the wanted form of the answer allows")
+            raise RequestError(f"the answer's grammar refuses token {token}: {_reason(self._matcher)}")
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -87,6 +111,11 @@ def keep_allowed(logits: NDArray[np.float32], allowed: NDArray[np.bool_]) -> Non
 
 
 def _reason(matcher: LLMatcher) -> str:
-    """llguidance's message on one line, without the parser's state."""
-    text: str = matcher.get_error().partition("<non-verbose/>")[0]
-    return " ".join(text.split())[:300]
+    """llguidance's message without the excerpts of the grammar and the parser's state that follow it."""
+    first, *rest = matcher.get_error().removesuffix("<non-verbose/>").strip().splitlines() or [
+        "unknown error"
+    ]
+    if first == "NoExtensionBias":
+        return "no token may follow"
+    causes = [line for line in rest if line.startswith("error: ")]
+    return " ".join([first, *causes])[:300]

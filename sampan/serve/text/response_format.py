@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from sampan.errors import RequestError
+from sampan.errors import ParameterError
 
 MAXIMUM_SOURCE = 100_000
 MAXIMUM_DEPTH = 64
@@ -23,55 +23,60 @@ class ResponseFormat:
     """What an answer must be: `text` is anything, `json_object` any JSON object, and `source` says the rest:
     the schema of `json_schema` as JSON text, the `regex`, or the `lark` grammar in llguidance's dialect.
 
-    RequestError when `source` is too large, too deep or not what `kind` says.
+    `where`: the request's parameter that says so. ParameterError when `source` is too large, too deep or not
+    what `kind` says.
     """
 
     kind: Literal["text", "json_object", "json_schema", "regex", "lark"]
     source: str = ""
+    where: str = "response_format"
 
     def __post_init__(self) -> None:
+        where = self.where
         if self.kind not in ("text", "json_object", "json_schema", "regex", "lark"):
-            raise RequestError(f"response_format: there is no kind {self.kind!r}")
+            raise ParameterError(where, f"{where}: there is no kind {self.kind!r}")
         if (self.kind in ("text", "json_object")) == bool(self.source):
-            raise RequestError(
-                f"response_format: {self.kind} {'needs no' if self.source else 'needs a'} source"
+            raise ParameterError(
+                where, f"{where}: {self.kind} {'needs no' if self.source else 'needs a'} source"
             )
         if len(self.source) > MAXIMUM_SOURCE:
-            raise RequestError(
-                f"response_format: the {self.kind} has {len(self.source)} characters, "
-                f"at most {MAXIMUM_SOURCE} are allowed"
+            raise ParameterError(
+                where,
+                f"{where}: the {self.kind} has {len(self.source)} characters, "
+                f"at most {MAXIMUM_SOURCE} are allowed",
             )
         if self.kind == "json_schema":
-            check_schema(json.loads(self.source), "response_format")
+            check_schema(json.loads(self.source), where)
         if self.kind == "lark":
-            _check_inline_schemas(self.source)
+            _check_inline_schemas(self.source, where)
 
     @staticmethod
-    def json_schema(schema: Mapping[str, Any]) -> ResponseFormat:
+    def json_schema(schema: Mapping[str, Any], where: str = "response_format") -> ResponseFormat:
         """JSON that `schema` allows; objects have their properties in the schema's order."""
-        return ResponseFormat("json_schema", schema_text(schema, "response_format"))
+        return ResponseFormat("json_schema", schema_text(schema, where), where)
 
 
 def schema_text(schema: Mapping[str, Any], where: str) -> str:
-    """`schema` as JSON text; RequestError, beginning with `where`, when it is none or beyond the bounds."""
+    """`schema` as JSON text; ParameterError, of the parameter `where`, when it is none or too large."""
     check_schema(schema, where)
     try:
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise RequestError(f"{where}: the schema is not JSON: {error}") from error
+        raise ParameterError(where, f"{where}: the schema is not JSON: {error}") from error
     if len(text) > MAXIMUM_SOURCE:
-        raise RequestError(
-            f"{where}: the schema has {len(text)} characters, at most {MAXIMUM_SOURCE} are allowed"
+        raise ParameterError(
+            where,
+            f"{where}: the schema has {len(text)} characters, at most {MAXIMUM_SOURCE} are allowed",
         )
     return text
 
 
 def check_schema(schema: object, where: str) -> None:
-    """RequestError when a schema is not an object, is too deep, or asks for a huge multiple."""
+    """ParameterError when a schema is not an object, is too deep, or asks for a huge multiple."""
     if not isinstance(schema, Mapping):
-        raise RequestError(f"{where}: a schema must be a JSON object, not {type(schema).__name__}")
+        raise ParameterError(where, f"{where}: a schema must be a JSON object, not {type(schema).__name__}")
     if "x-guidance" in schema:
-        raise RequestError(f"{where}: the key 'x-guidance' is not supported in a schema")
+        raise ParameterError(where, f"{where}: the key 'x-guidance' is not supported in a schema")
     multiples = [
         Decimal(str(value))
         for key, value in _entries(schema, where)
@@ -81,12 +86,15 @@ def check_schema(schema: object, where: str) -> None:
         return
     digits = max(0, *(-int(value.as_tuple().exponent) for value in multiples))
     if digits > 20 or max(multiples) > MAXIMUM_MULTIPLE:
-        raise RequestError(f"{where}: a multipleOf is beyond {MAXIMUM_MULTIPLE} or has over 20 digits")
+        raise ParameterError(
+            where, f"{where}: a multipleOf is beyond {MAXIMUM_MULTIPLE} or has over 20 digits"
+        )
     common = math.lcm(*(int(value.scaleb(digits)) for value in multiples))
     if common > MAXIMUM_MULTIPLE:
-        raise RequestError(
+        raise ParameterError(
+            where,
             f"{where}: the multipleOf of this schema have {common} steps in common, "
-            f"at most {MAXIMUM_MULTIPLE} are allowed"
+            f"at most {MAXIMUM_MULTIPLE} are allowed",
         )
 
 
@@ -96,7 +104,7 @@ def _entries(schema: object, where: str) -> Iterator[tuple[str, Any]]:
     while waiting:
         value, depth = waiting.pop()
         if depth > MAXIMUM_DEPTH:
-            raise RequestError(f"{where}: the schema is nested deeper than {MAXIMUM_DEPTH}")
+            raise ParameterError(where, f"{where}: the schema is nested deeper than {MAXIMUM_DEPTH}")
         if isinstance(value, Mapping):
             yield from value.items()
             waiting += [(item, depth + 1) for item in value.values()]
@@ -104,14 +112,14 @@ def _entries(schema: object, where: str) -> Iterator[tuple[str, Any]]:
             waiting += [(item, depth + 1) for item in value]
 
 
-def _check_inline_schemas(grammar: str) -> None:
+def _check_inline_schemas(grammar: str, where: str) -> None:
     """The same bounds for the schemas inside a grammar, which follow the word %json."""
     decoder = json.JSONDecoder()
     for match in re.finditer(r"%json\s*", grammar):
         try:
             schema, _ = decoder.raw_decode(grammar, match.end())
         except (ValueError, RecursionError) as error:
-            raise RequestError(
-                f"response_format: %json at character {match.start()} of the grammar is not followed by JSON"
+            raise ParameterError(
+                where, f"{where}: %json at character {match.start()} of the grammar is not followed by JSON"
             ) from error
-        check_schema(schema, "response_format: %json")
+        check_schema(schema, where)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from sampan.errors import UnavailableError
 from sampan.serve.anthropic.answer import MessageObject, MessageStream, tool_input
 from sampan.serve.blocks import AnswerBlocks
+from sampan.serve.errors import Problem
 from sampan.serve.events import AnswerUsage, Event, ReasoningDelta, TextDelta
 from tests.serve.answers import START, USAGE, answers, call, read_events, whole
 
@@ -23,11 +24,11 @@ def streamed(events: list[Event], max_tokens: int = 100) -> tuple[list[dict[str,
     """The events of a stream, and the whole answer's object."""
     message = MessageObject("tiny", max_tokens)
     stream = MessageStream(message)
-    text = stream.begin(START.prompt_tokens) + "".join(stream.add(event) for event in events) + stream.end()
+    sent = b"".join(stream.write(event) for event in events)
     answer = AnswerBlocks()
     for event in events:
         answer.add(event)
-    return read_events(text), message.whole(answer)
+    return read_events(sent.decode()), message.whole(answer)
 
 
 @given(answers())
@@ -72,9 +73,9 @@ def test_every_block_is_named() -> None:
     _, body = streamed(whole(*events, end="tool_calls"))
     message = Message.model_validate(body)
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert message.content[0].thinking == "Hmm." and message.content[0].signature  # type: ignore[union-attr]
-    assert message.content[2].id == "call_0" and message.content[2].input == {"at": "it"}  # type: ignore[union-attr]
-    assert message.content[3].input == {} and message.stop_reason == "tool_use"  # type: ignore[union-attr]
+    assert message.content[0].thinking == "Hmm." and message.content[0].signature
+    assert message.content[2].id == "call_0" and message.content[2].input == {"at": "it"}
+    assert message.content[3].input == {} and message.stop_reason == "tool_use"
     usage = message.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (12, 8, 12)
     assert usage.output_tokens_details is not None and usage.output_tokens_details.thinking_tokens == 3
@@ -105,3 +106,9 @@ def test_the_input_of_a_call_is_an_object_whatever_was_written() -> None:
 def test_a_prompt_that_was_cached_whole_has_no_input_tokens() -> None:
     events = [*whole(TextDelta(0, "One"))[:-1], AnswerUsage(20, 20, 1, 0)]
     assert streamed(events)[1]["usage"]["input_tokens"] == 0
+
+
+def test_an_error_ends_a_stream() -> None:
+    stream = MessageStream(MessageObject("tiny", 100))
+    sent = stream.write(START) + stream.write(TextDelta(0, "On")) + stream.fail(Problem(503, "no disk"))
+    assert read_events(sent.decode())[-1]["error"] == {"type": "overloaded_error", "message": "no disk"}

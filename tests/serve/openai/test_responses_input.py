@@ -116,7 +116,7 @@ def test_a_tool_without_parameters_takes_none() -> None:
         {"type": "function", "name": "now", "strict": True},
         {"type": "function", "name": "at", "parameters": {}},
     ]
-    request = ResponsesRequest(input="Hi", tools=tools)  # type: ignore[arg-type]
+    request = ResponsesRequest(input="Hi", tools=tools)
     assert tools_of(request.tools or ()) == (
         {
             "type": "function",

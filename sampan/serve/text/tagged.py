@@ -1,0 +1,130 @@
+"""Calls whose arguments have tags of their own and no quotes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sampan.serve.text.calls import CallParser, NotACall, ToolSchema
+from sampan.serve.text.lark import LarkRules
+from sampan.serve.text.reader import Reads
+from sampan.serve.text.schema_types import allowed_types, argument_text
+
+
+class TaggedCallParser(CallParser):
+    """Reads a name, then arguments, each a key and a value between tags, and makes one JSON object of them.
+
+    A value is a string where its schema allows nothing else, and is given on as it comes; else it is JSON of
+    a type that its schema allows, or a string after all. The first closing tag ends a value.
+    """
+
+    # What ends the name; the tags around a key; one before the value, where there is one; what ends the value
+    # and the call.
+    name_end: ClassVar[str]
+    key_begin: ClassVar[str]
+    key_end: ClassVar[str]
+    value_begin: ClassVar[str] = ""
+    value_end: ClassVar[str]
+    call_end: ClassVar[str]
+    # Whether values stand on lines of their own.
+    lines: ClassVar[bool] = False
+
+    def _tagged_call(self) -> Reads[None]:
+        """A call from where its name is next."""
+        name, mark = yield from self._held(self.name_end, self.key_begin, self.call_end)
+        if mark is None:
+            raise NotACall
+        if mark == self.name_end:
+            self._take(len(mark))
+        name = name.strip()
+        self._start(name)
+        self._arguments("{")
+        first = True
+        while (tag := (yield from self._up_to((self.key_begin, self.call_end), self._between))) is not None:
+            self._take(len(tag))
+            if tag == self.call_end:
+                self._arguments("}")
+                self._end()
+                return
+            if (yield from self._argument(self._schemas.get(name, {}), "" if first else ", ")):
+                first = False
+
+    def _between(self, text: str) -> None:
+        """Text between arguments, where only white space belongs."""
+        if text.strip():
+            self._show(text.strip())
+
+    def _argument(self, schema: Mapping[str, Any], comma: str) -> Reads[bool]:
+        """A key and its value; False when there is no value, and nothing was written."""
+        key, mark = yield from self._held(self.key_end)
+        self._take(len(mark or ""))
+        yield from self._space() if self.value_begin else ()
+        if mark is None or (self.value_begin and (yield from self._one_of(self.value_begin)) is None):
+            return False
+        key = key.strip()
+        properties = schema.get("properties")
+        types = allowed_types(properties.get(key) if isinstance(properties, Mapping) else None, schema)
+        self._arguments(f"{comma}{json.dumps(key, ensure_ascii=False)}: ")
+        if self.lines:
+            yield from self._one_of("\n")
+        ends = (f"\n{self.value_end}", self.value_end) if self.lines else (self.value_end,)
+        if types == {"string"}:
+            self._arguments('"')
+            mark = yield from self._up_to(ends, self._string_part)
+            self._arguments('"' if mark else "")
+        else:
+            text, mark = yield from self._held(*ends)
+            self._arguments(argument_text(text, types) if mark else "")
+        self._take(len(mark or ""))
+        return True
+
+    def _string_part(self, text: str) -> None:
+        self._arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+
+
+@dataclass(frozen=True)
+class ArgumentTags:
+    """How an argument is written: `begin` KEY `middle` VALUE `end` `after`."""
+
+    begin: str
+    middle: str
+    end: str
+    after: str
+
+
+def tagged_arguments(rules: LarkRules, tool: ToolSchema, tags: ArgumentTags) -> str:
+    """The arguments of a tool in the order of its schema, those that are not required optional; any at all,
+    as text, where the schema does not list them. Empty where there are none.
+
+    What a schema says of strings beyond their `enum` or `const` is not in it: they have no quotes, so that
+    only their end tag ends them.
+    """
+    properties = tool.parameters.get("properties")
+    if not isinstance(properties, Mapping):
+        if tool.parameters.get("additionalProperties") is False:
+            return ""
+        key = rules.regex("[A-Za-z0-9_.-]{1,64}")
+        begin, middle, after = (rules.text(tag) for tag in (tags.begin, tags.middle, tags.after))
+        argument = rules.sequence(begin, key, middle, rules.up_to(tags.end), after)
+        return rules.optional(rules.repeated(argument))
+    required = tool.parameters.get("required") or ()
+    arguments = []
+    for key, schema in properties.items():
+        head = rules.text(f"{tags.begin}{key}{tags.middle}")
+        value = _value(rules, schema, tool.parameters, tags.end)
+        argument = rules.sequence(head, value, rules.text(tags.after))
+        arguments.append(argument if key in required else rules.optional(argument))
+    return rules.sequence(*arguments)
+
+
+def _value(rules: LarkRules, schema: Any, root: Mapping[str, Any], end: str) -> str:
+    types = allowed_types(schema, root)
+    if "string" not in types:
+        definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+        return rules.sequence(rules.json({**definitions, **schema}), rules.text(end))
+    choices = schema.get("enum", [schema["const"]] if "const" in schema else None) if schema else None
+    if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
+        return rules.sequence(rules.one_of(rules.text(choice) for choice in choices), rules.text(end))
+    return rules.up_to(end)
