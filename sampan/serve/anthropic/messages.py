@@ -14,18 +14,20 @@ from sampan.engine.options import SamplingOptions
 from sampan.errors import ParameterError
 from sampan.serve.answer import AnswerRequest, answer, tokenizer_of
 from sampan.serve.anthropic.answer import MessageObject, MessageStream
+from sampan.serve.anthropic.answer_schema import MESSAGE_EVENTS, MessageBody, TokenCount
 from sampan.serve.anthropic.conversation import conversation_of
 from sampan.serve.anthropic.schema import CountTokensRequest, MessagesRequest, ThinkingEnabled
 from sampan.serve.blocks import AnswerBlocks, written
 from sampan.serve.bounds import check_bounds
+from sampan.serve.document import whole_or_stream
 from sampan.serve.prompt import prepare_prompt
-from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
+from sampan.serve.streaming import respond_whole, respond_with_events
 from sampan.serve.text.response_format import ResponseFormat
 
 router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
 
 
-@router.post("", responses=STREAM_RESPONSES)
+@router.post("", responses=whole_or_stream(MessageBody, "JSON of this type", *MESSAGE_EVENTS))
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Answer a conversation, as Anthropic's Messages API."""
     asked = _answer_request(body)
@@ -36,12 +38,12 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
 
 
 @router.post("/count_tokens")
-async def count_tokens(body: CountTokensRequest, request: Request) -> dict[str, int]:
+async def count_tokens(body: CountTokensRequest, request: Request) -> TokenCount:
     """How many tokens a request's prompt has."""
     conversation = conversation_of(body)
     async with request.app.state.host.lease(body.model) as served:
         prompt = await asyncio.to_thread(prepare_prompt, tokenizer_of(served), conversation)
-    return {"input_tokens": len(prompt.tokens)}
+    return TokenCount(input_tokens=len(prompt.tokens))
 
 
 def _answer_request(body: MessagesRequest) -> AnswerRequest:
