@@ -1,8 +1,8 @@
 """The step loop: which tokens of which sequences go through the model next, and what comes of it.
 
 Continuous batching (Yu et al. 2022, Orca): a sequence joins and leaves between any two steps. Chunked prefill
-(Agrawal et al. 2023, Sarathi): a step takes one token of every decoding sequence and fills up with pieces of
-prompts, so that a long prompt does not stop the others.
+(Agrawal et al. 2023, Sarathi): a step takes one token of every decoding sequence, and pieces of prompts, so
+that a long prompt does not stop the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sampan.engine.options import SamplingOptions
 from sampan.engine.queue import WaitingQueue
 from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
-from sampan.engine.span import ModelRunner, rows_by_span
+from sampan.engine.span import ModelRunner, results_by_span
 from sampan.engine.states import SequenceStates
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
@@ -162,8 +162,11 @@ class Engine:
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a new sequence for the next steps; this does not wait for a step to end.
 
-        QueueFullError when too many wait already, RequestError after `close`.
+        QueueFullError when too many wait already, RequestError after `close` and for one that has ended, such
+        as by `cancel`.
         """
+        if sequence.finish_reason is not None:
+            raise RequestError("the request has ended already; make a new one")
         self._waiting.push(sequence)
 
     def step(self) -> list[RunningSequence]:
@@ -186,13 +189,13 @@ class Engine:
                 return news + [self._end(sequence, "error", error) for sequence, _ in batch]
             self._note(batch, len(logits), time.perf_counter() - started)
             first = 0
-            parts = rows_by_span(spans, logits, self.runner.hidden)
-            for (sequence, count), rows in zip(batch, parts, strict=True):
+            results = results_by_span(spans, logits, self.runner)
+            for (sequence, count), (rows, token) in zip(batch, results, strict=True):
                 if sequence.expert_usage is not None:
                     own = self.runner.routes[:, first : first + count]
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
                 first += count
-                sequence.advance(count, rows)
+                sequence.advance(count, rows, token)
                 if self.states is not None:
                     self.states.keep(sequence)
                 if sequence.pending or sequence.finish_reason is not None:
