@@ -116,9 +116,8 @@ def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSc
         if tool_choice in ("auto", "required", schema.name):
             where = f"tools[{number}].function.parameters"
             if schema.parameters["type"] != "object":
-                raise ParameterError(
-                    where, f"{where}: must be of type object, not {schema.parameters['type']!r:.40}"
-                )
+                kind = schema.parameters["type"]
+                raise ParameterError(where, f"{where}: must be of type object, not {kind!r:.40}")
             size += len(schema_text(schema.parameters, where))
             chosen.append(schema)
     if not chosen:
