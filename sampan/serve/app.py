@@ -22,6 +22,7 @@ from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
 from sampan.serve.logs import RequestLog
 from sampan.serve.metrics import ServerMetrics
 from sampan.serve.openai import chat, completions, embeddings, responses
+from sampan.serve.page import router as page
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
 from sampan.serve.tracing import Tracing
@@ -34,6 +35,7 @@ ROUTERS = (
     embeddings.router,
     responses.router,
     messages.router,
+    page.router,
 )
 
 

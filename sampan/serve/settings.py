@@ -111,6 +111,9 @@ class ServeSettings(BaseSettings):
     max_running: PositiveInt = Field(default=64, description="sequences in a model's batch at most")
     max_choices: PositiveInt = Field(default=16, description="largest `n` of a request")
     max_body: Bytes = Field(default=ByteSize(4 * 2**20), description="largest body of a request")
+    max_grammar: PositiveInt = Field(
+        default=65536, description="characters of a request's schema, regex or grammar"
+    )
     max_header: Bytes = Field(default=ByteSize(64 * 2**10), description="largest head of a request")
     header_timeout: Seconds = Field(default=10.0, description="seconds for a client to send a request's head")
     body_timeout: Seconds = Field(default=60.0, description="seconds for a client to send a request's body")
