@@ -97,7 +97,7 @@ export class AnswerView {
     const summary = element("summary", {}, icon("chevron"), this.#reasoningWords);
     this.element = element(
       "li",
-      { class: "message answer", "aria-label": text("answer-by", { model: answer.model }) },
+      { class: "message answer" },
       element("details", { class: "reasoning", hidden: true }, summary, this.#reasoning.element),
       this.#content.element,
       this.#tools,
@@ -122,6 +122,7 @@ export class AnswerView {
       this.#reasoning.finish();
     }
     this.element.dataset.state = answer.state;
+    this.element.setAttribute("aria-label", text("answer-by", { model: answer.model }));
     this.element.setAttribute("aria-busy", String(isWriting));
     this.element.querySelector(".reasoning").hidden = answer.reasoning === "";
     this.#reasoningWords.textContent = text(isWriting && !answer.content ? "thinking" : "thought");
