@@ -81,9 +81,10 @@ def _grammar(
         return LLMatcher.grammar_from_lark(rules.source(calls)), "tool_choice"
     if format.kind == "lark" and not call_format.parser.begins:
         # llguidance chooses between two grammars by their first characters.
-        raise RequestError(
-            "response_format: this model's calls have no mark of their own, so a grammar cannot be combined with "
-            "tools; set tool_choice"
+        raise ParameterError(
+            format.where,
+            f"{format.where}: this model's calls have no mark of their own, so a grammar cannot be combined "
+            "with tools; set tool_choice",
         )
     grammars = [
         {"lark_grammar": rules.source(rules.one_of([f"@{_FORMAT}", calls]))},
@@ -115,7 +116,8 @@ def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSc
         if tool_choice in ("auto", "required", schema.name):
             where = f"tools[{number}].function.parameters"
             if schema.parameters["type"] != "object":
-                raise RequestError(f"{where}: must be of type object, not {schema.parameters['type']!r:.40}")
+                kind = schema.parameters["type"]
+                raise ParameterError(where, f"{where}: must be of type object, not {kind!r:.40}")
             size += len(schema_text(schema.parameters, where))
             chosen.append(schema)
     if not chosen:
