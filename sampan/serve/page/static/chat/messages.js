@@ -20,7 +20,7 @@ export class QuestionView {
     const copyButton = iconButton("copy", text("copy"), () => copy(message.content, copyButton));
     this.element = element(
       "li",
-      { class: "message question", "aria-label": text("you") },
+      { "class": "message question", "aria-label": text("you") },
       this.#body,
       element("div", { class: "tools" }, copyButton, this.#editButton),
     );
@@ -162,7 +162,9 @@ export class AnswerView {
     this.#state.className = "state";
     this.#state.replaceChildren();
     if (state === "waiting") {
-      this.#state.append(element("span", { class: "waiting" }, text("waiting"), element("i"), element("i"), element("i")));
+      this.#state.append(
+        element("span", { class: "waiting" }, text("waiting"), element("i"), element("i"), element("i")),
+      );
     } else if (state === "busy") {
       this.#countDown(retryAt);
     } else if (state === "failed") {
@@ -195,7 +197,8 @@ export class AnswerView {
     const tick = () => {
       const seconds = Math.max(Math.ceil((until - Date.now()) / 1000), 0);
       words.textContent = text("busy", { seconds });
-      if (this.#answer.retryAt === until && this.#answer.state === "busy" && words.isConnected) setTimeout(tick, 250);
+      if (this.#answer.retryAt === until && this.#answer.state === "busy" && words.isConnected)
+        setTimeout(tick, 250);
     };
     const { tryNow, stop } = this.#actions;
     this.#state.classList.add("with-problem");
