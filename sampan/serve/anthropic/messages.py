@@ -18,6 +18,7 @@ from sampan.serve.anthropic.answer_schema import MESSAGE_EVENTS, MessageBody, To
 from sampan.serve.anthropic.conversation import conversation_of
 from sampan.serve.anthropic.schema import CountTokensRequest, MessagesRequest, ThinkingEnabled
 from sampan.serve.blocks import AnswerBlocks, written
+from sampan.serve.bounds import check_bounds
 from sampan.serve.document import whole_or_stream
 from sampan.serve.prompt import prepare_prompt
 from sampan.serve.streaming import respond_whole, respond_with_events
@@ -30,6 +31,7 @@ router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Answer a conversation, as Anthropic's Messages API."""
     asked = _answer_request(body)
+    check_bounds([asked], request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _events(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))

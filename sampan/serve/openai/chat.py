@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest, answer
+from sampan.serve.bounds import check_bounds
 from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.answer_schema import ChatCompletionBody
 from sampan.serve.openai.chat_answer import ChatChunks, ChatCompletion
@@ -16,7 +17,6 @@ from sampan.serve.openai.chat_input import answer_request
 from sampan.serve.openai.chat_schema import ChatRequest
 from sampan.serve.openai.chunks import written
 from sampan.serve.openai.objects import object_head
-from sampan.serve.openai.sampling import check_choices
 from sampan.serve.streaming import respond_whole, respond_with_events
 
 router = APIRouter(tags=["OpenAI"])
@@ -29,7 +29,7 @@ router = APIRouter(tags=["OpenAI"])
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, as OpenAI's chat completions API."""
     asked = answer_request(body)
-    check_choices(asked.n, request)
+    check_bounds([asked], request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _chunks(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))

@@ -12,13 +12,13 @@ from starlette.responses import JSONResponse, Response
 from sampan.errors import ParameterError
 from sampan.serve.answer import AnswerRequest
 from sampan.serve.answers import answer_each
+from sampan.serve.bounds import check_bounds
 from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.answer_schema import CompletionBody
 from sampan.serve.openai.chunks import written
 from sampan.serve.openai.completions_answer import TextChunks, TextCompletion
 from sampan.serve.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from sampan.serve.openai.objects import object_head
-from sampan.serve.openai.sampling import check_choices
 from sampan.serve.streaming import respond_whole, respond_with_events
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ router = APIRouter(tags=["OpenAI"])
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Continue texts, as OpenAI's older completions API."""
     asked = _answer_requests(body)
-    check_choices(sum(each.n for each in asked), request)
+    check_bounds(asked, request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _chunks(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))

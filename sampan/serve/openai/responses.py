@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.blocks import AnswerBlocks, written
+from sampan.serve.bounds import check_bounds
 from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.chat_schema import TextFormat
 from sampan.serve.openai.responses_answer import ResponseObject, ResponseStream
@@ -29,6 +30,7 @@ router = APIRouter(tags=["OpenAI"])
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation, as OpenAI's Responses API."""
     asked = answer_request(body)
+    check_bounds([asked], request.app.state.settings)
     if body.stream:
         return await respond_with_events(request, _events(body, asked, request))
     return await respond_whole(request, _whole(body, asked, request))

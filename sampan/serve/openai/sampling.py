@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
-from starlette.requests import Request
 
 from sampan.engine.options import MAX_SEED, SamplingOptions
-from sampan.errors import ParameterError
 from sampan.serve.body import MAXIMUM_STOPS, Body, StopString
 from sampan.serve.sse import to_json
 from sampan.serve.text.response_format import ResponseFormat
@@ -113,10 +111,3 @@ class SamplingBody(Body):
         if self.logit_bias is not None:
             values["logit_bias"] = tuple((int(token), bias) for token, bias in self.logit_bias.items())
         return SamplingOptions(**{name: value for name, value in values.items() if value is not None})
-
-
-def check_choices(count: int, request: Request) -> None:
-    """ParameterError when a request wants more answers than the server's `max_choices`."""
-    most = request.app.state.settings.max_choices
-    if count > most:
-        raise ParameterError("n", f"{count} answers are asked for, at most {most} are allowed (max_choices)")

@@ -339,7 +339,7 @@ LONG = "boat " * CONTEXT
         ({"extra": {"structured_outputs": {}}}, "structured_outputs"),
         ({"extra": {"structured_outputs": {"regex": "("}}}, "structured_outputs.regex"),
         ({"extra": {"structured_outputs": {"grammar": "start: x"}}}, "structured_outputs.grammar"),
-        ({"extra": {"structured_outputs": {"choice": ["a" * 100_000]}}}, "structured_outputs.choice"),
+        ({"extra": {"structured_outputs": {"choice": ["a" * 70_000]}}}, "structured_outputs.choice"),
         ({"extra": {"structured_outputs": {"json": {"type": "boat"}}}}, "structured_outputs.json"),
         ({"extra": {"structured_outputs": {"regex": "a", "choice": ["a"]}}}, "structured_outputs"),
         (
