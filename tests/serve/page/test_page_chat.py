@@ -215,6 +215,18 @@ def test_a_lost_connection_keeps_what_arrived(visit: Visit, endless_server: Live
         expect(answers(page)).to_have_attribute("data-state", "done")
 
 
+def test_what_arrived_before_the_page_was_left_is_kept(visit: Visit, endless_server: LiveServer) -> None:
+    page = visit()
+    send(page, "Go on")
+    expect(answers(page).locator(".answer-text")).not_to_be_empty()
+    page.reload()
+    expect_idle(endless_server)
+    page.locator(".chat").click()
+    expect(answers(page)).to_have_attribute("data-state", "lost")
+    expect(answers(page).locator(".answer-text")).not_to_be_empty()
+    expect(answers(page).get_by_role("button", name="Try again")).to_be_enabled()
+
+
 def test_a_server_that_is_gone(visit: Visit, endless_server: LiveServer) -> None:
     with Wire(endless_server.url) as wire:
         page = visit(wire.url)

@@ -24,13 +24,16 @@ const SAVE_EVERY_MS = 2000;
 export class Chat extends EventTarget {
   #conversations;
   #choices;
-  #running = new Map(); // AbortController by chat id
+  #running = new Map(); // {chat, controller, wake} by chat id; `wake` ends a wait for a busy server
 
   /** `choices()` gives {model, parameters} as they are chosen now. */
   constructor(conversations, choices) {
     super();
     this.#conversations = conversations;
     this.#choices = choices;
+    addEventListener("pagehide", () => {
+      for (const { chat } of this.#running.values()) conversations.save(chat);
+    });
   }
 
   isRunning(chat) {
@@ -55,7 +58,7 @@ export class Chat extends EventTarget {
   }
 
   stop(chat) {
-    this.#running.get(chat.id)?.abort();
+    this.#running.get(chat.id)?.controller.abort();
   }
 
   /** Asks a busy server now rather than when it said. */
@@ -75,30 +78,32 @@ export class Chat extends EventTarget {
       end: null,
       figures: null,
       error: null,
+      retryAt: null,
     };
     const body = {
-      model,
+      ...(model ? { model } : {}), // without one, the server answers with its first
       messages: messagesOf(chat),
       stream: true,
       stream_options: { include_usage: true },
       ...parameters,
     };
     chat.messages.push(answer);
-    const controller = new AbortController();
-    this.#running.set(chat.id, controller);
+    const run = { chat, controller: new AbortController(), wake: () => {} };
+    this.#running.set(chat.id, run);
     this.#conversations.save(chat);
     this.#say("start", chat, answer);
     try {
-      await this.#patiently(chat, answer, body, controller);
+      await this.#patiently(run, answer, body);
     } catch (error) {
-      fail(answer, error, controller.signal.aborted);
+      fail(answer, error, run.controller.signal.aborted);
     }
     this.#running.delete(chat.id);
     if (this.#conversations.get(chat.id) === chat) this.#conversations.save(chat);
     this.#say("end", chat, answer);
   }
 
-  async #patiently(chat, answer, body, controller) {
+  async #patiently(run, answer, body) {
+    const { chat, controller } = run;
     for (let tries = 1; ; tries += 1) {
       try {
         answer.state = "waiting";
@@ -111,7 +116,7 @@ export class Chat extends EventTarget {
         answer.state = "busy";
         answer.retryAt = Date.now() + seconds * 1000;
         this.#say("update", chat, answer);
-        await sleep(seconds * 1000, controller);
+        await sleep(seconds * 1000, run);
       }
     }
   }
@@ -124,6 +129,7 @@ export class Chat extends EventTarget {
       if (data === "[DONE]") break;
       const event = JSON.parse(data);
       if (event.error) throw apiError(event.error, { status: response.status });
+      answer.model ||= event.model;
       if (event.usage) meter.usage(event.usage);
       if (event.choices?.[0] && take(answer, event.choices[0])) meter.piece();
       answer.figures = meter.figures();
@@ -189,12 +195,16 @@ function fail(answer, error, wasStopped) {
   }
 }
 
-/** Sleeps until the time is over or `controller.wake()` is called; an abort throws. */
-function sleep(milliseconds, controller) {
+/** Sleeps until the time is over or `run.wake` is called; an abort throws. */
+function sleep(milliseconds, run) {
+  const { signal } = run.controller;
   return new Promise((resolve, reject) => {
+    run.wake = resolve;
     const timer = setTimeout(resolve, milliseconds);
-    controller.wake = resolve;
-    controller.signal.addEventListener("abort", () => reject(controller.signal.reason), { once: true });
-    controller.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+    const leave = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", leave, { once: true });
   });
 }

@@ -28,8 +28,9 @@ export class Composer {
     this.setRunning(false);
   }
 
+  /** Not where that would bring up a keyboard on the screen. */
   focus() {
-    this.#area.focus();
+    if (!matchMedia("(pointer: coarse)").matches) this.#area.focus();
   }
 
   /** Puts a text in the field, for the person to send. */

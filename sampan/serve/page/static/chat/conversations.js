@@ -45,6 +45,7 @@ export class Conversations extends EventTarget {
     if (!this.#open.has(id)) {
       const chat = read(ENTRY + id, null);
       if (!isChat(chat)) return null;
+      chat.messages.forEach(endUnfinished);
       this.#open.set(id, chat);
     }
     return this.#open.get(id);
@@ -121,6 +122,12 @@ function newId() {
 
 function titleOf(chat) {
   return chat.messages[0].content.trim().split("\n", 1)[0].slice(0, LONGEST_TITLE);
+}
+
+/** An answer that was under way when the page was left is over. */
+function endUnfinished(message) {
+  if (["waiting", "busy", "writing"].includes(message.state))
+    message.state = message.content ? "lost" : "stopped";
 }
 
 function validList(list) {

@@ -9,25 +9,25 @@ const HEIGHT = 32;
 export class Sparkline {
   #length;
   #area = svg("path", { class: "spark-area" });
-  #line = svg("path", { class: "spark-line", "vector-effect": "non-scaling-stroke" });
+  #line = svg("path", { "class": "spark-line", "vector-effect": "non-scaling-stroke" });
 
   /** `length`: how many values fill the width. */
   constructor(length) {
     this.#length = length;
-    const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" };
+    const box = { "viewBox": `0 0 ${WIDTH} ${HEIGHT}`, "preserveAspectRatio": "none", "aria-hidden": "true" };
     this.element = svg("svg", { class: "spark", ...box }, this.#area, this.#line);
   }
 
   set(values, most) {
-    if (values.length < 2) return;
     const step = WIDTH / (this.#length - 1);
     const first = WIDTH - step * (values.length - 1);
     const points = values.map((value, index) => {
       const height = Math.min(value / most, 1) * (HEIGHT - 3);
       return `${(first + index * step).toFixed(1)} ${(HEIGHT - 1.5 - height).toFixed(1)}`;
     });
-    this.#line.setAttribute("d", `M${points.join("L")}`);
-    this.#area.setAttribute("d", `M${first.toFixed(1)} ${HEIGHT}L${points.join("L")}L${WIDTH} ${HEIGHT}Z`);
+    const line = points.length > 1 ? `M${points.join("L")}` : "";
+    this.#line.setAttribute("d", line);
+    this.#area.setAttribute("d", line && `${line}V${HEIGHT}H${first.toFixed(1)}Z`);
   }
 }
 
@@ -39,13 +39,19 @@ const WAVE = 8;
 
 /** Water that stands as high as memory is full, in two depths: in use, and kept for reuse above it. */
 export class Tank {
-  #held = svg("path", { class: "water-held", d: surface(0) });
+  #held = svg("path", { fill: "url(#tank-water)", d: surface(0) });
   #kept = svg("path", { class: "water-kept", d: surface(16) });
-  #boat = svg("g", { class: "tank-boat" }, svg("use", { href: "#boat", x: 114, y: -20, width: 56, height: 25.2 }));
+  #boat = svg(
+    "g",
+    { class: "tank-boat" },
+    svg("use", { href: "#boat", x: 114, y: -20, width: 56, height: 25.2 }),
+  );
 
   constructor() {
-    const box = { viewBox: `0 0 ${TANK.width} ${TANK.height}`, "aria-hidden": "true" };
-    this.element = svg("svg", { class: "tank", ...box }, this.#boat, this.#kept, this.#held);
+    const box = { "viewBox": `0 0 ${TANK.width} ${TANK.height}`, "aria-hidden": "true" };
+    const stops = [svg("stop", { offset: 0 }), svg("stop", { offset: 1 })];
+    const gradient = svg("linearGradient", { id: "tank-water", x1: 0, y1: 0, x2: 0, y2: 1 }, ...stops);
+    this.element = svg("svg", { class: "tank", ...box }, gradient, this.#boat, this.#kept, this.#held);
     this.set(0, 0);
   }
 

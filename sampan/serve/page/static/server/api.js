@@ -1,7 +1,10 @@
 // Requests to the server that the page came from: with the key, where it wants one, and errors as objects.
 
+import { read, remove, write } from "../lib/storage.js";
+
 const KEY = "sampan.key";
 
+let key = read(KEY, null, "sessionStorage");
 let askForKey = async () => null;
 let asking = null;
 
@@ -22,11 +25,12 @@ export function onKeyNeeded(ask) {
 }
 
 export function forgetKey() {
-  sessionStorage.removeItem(KEY);
+  key = null;
+  remove(KEY, "sessionStorage");
 }
 
 export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
+  return key !== null;
 }
 
 /**
@@ -35,20 +39,20 @@ export function hasKey() {
  */
 export async function request(path, { method = "GET", body, signal, quiet = false } = {}) {
   for (;;) {
-    const key = sessionStorage.getItem(KEY);
-    const response = await send(path, method, body, signal, key);
+    const sent = key;
+    const response = await send(path, method, body, signal);
     if (response.ok) return response;
     if (response.status !== 401 || quiet) throw await errorOf(response);
-    const current = sessionStorage.getItem(KEY);
-    if (current !== key) continue; // another request has asked meanwhile
-    asking ??= askForKey(key !== null).finally(() => (asking = null));
+    if (key !== sent) continue; // another request has asked meanwhile
+    asking ??= askForKey(sent !== null).finally(() => (asking = null));
     const given = await asking;
     if (given === null) throw await errorOf(response);
-    sessionStorage.setItem(KEY, given);
+    key = given;
+    write(KEY, key, "sessionStorage");
   }
 }
 
-async function send(path, method, body, signal, key) {
+async function send(path, method, body, signal) {
   const headers = {};
   if (key !== null) headers.Authorization = `Bearer ${key}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
