@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,21 @@ from sampan.engine.experts import most_experts
 from sampan.engine.span import Span
 from sampan.kernels import layout as k
 from sampan.kernels.compiled import entry_point
-from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.memory import aligned_zeros, resident_bytes
 from sampan.kernels.threads import ThreadPool
 from sampan.models.program import PARTIAL_SLOTS, build_program
 from sampan.models.rope import inverse_frequencies
 from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that buffers may come to take, and those that are in memory by now."""
+
+    reserved: int
+    resident: int
 
 
 class Runner:
@@ -123,6 +132,22 @@ class Runner:
             return np.empty((0, 0, 0), np.int32)
         tokens = self._program.step.words[k.STEP_TOKENS]
         return self._program.routes[:, :tokens]
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page of the KV cache."""
+        return self._cache.nbytes // self._page_count
+
+    def cache_memory(self) -> MemoryUse:
+        """The KV cache."""
+        return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
+
+    def buffer_memory(self, outputs: int) -> MemoryUse:
+        """What a step is computed in, when none has more than so many outputs."""
+        buffers = [*self._program.memory, self._pool.scratch]
+        arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
+        reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
+        return MemoryUse(reserved, sum(map(resident_bytes, arrays)))
 
     def close(self) -> None:
         """Stop the threads."""

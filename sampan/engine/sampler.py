@@ -1,8 +1,9 @@
 """From one row of logits to one token.
 
-The order is fixed: penalties, temperature, top-k, top-p, min-p, draw. Top-p and min-p look at the
-distribution after temperature; top-p's share is taken of what top-k left. Each filter keeps the likeliest
-tokens down to a threshold, ties by lower token id, and finds it by selection: a vocabulary is never sorted.
+The order is fixed: bias, penalties, constraint, temperature, top-k, top-p, min-p, draw. Top-p and min-p look
+at the distribution after temperature; top-p's share is taken of what top-k left. Each filter keeps the
+likeliest tokens down to a threshold, ties by lower token id, and finds it by selection: a vocabulary is never
+sorted.
 
 The draw is the inverse of the cumulative distribution at a number from a counter-based generator (Philox
 4x64, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") keyed by the request's seed, with the
@@ -16,6 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.engine.constraint import TokenConstraint
 from sampan.engine.options import SamplingOptions
 from sampan.errors import SampanError
 
@@ -27,17 +29,31 @@ _BLOCK = 512
 
 
 def sample(
-    logits: NDArray[np.float32], options: SamplingOptions, seed: int, prompt: Ids, generated: Ids
+    logits: NDArray[np.float32],
+    options: SamplingOptions,
+    seed: int,
+    prompt: Ids,
+    generated: Ids,
+    constraint: TokenConstraint | None = None,
 ) -> int:
-    """Choose a token from `logits` (float32 [vocab_size], not changed) after `prompt` + `generated`."""
-    if options.penalised:
-        logits = penalise(logits, options, prompt, generated)
+    """Choose a token from `logits` (float32 [vocab_size], not changed) after `prompt` + `generated`; only one
+    that `constraint` allows, if there is one.
+
+    SampanError when the model computed NaN or infinity, or the constraint allows nothing.
+    """
     likeliest = int(np.argmax(logits))
     if not np.isfinite(logits[likeliest]):
         raise SampanError(
             f"the model computed {logits[likeliest]} for token {likeliest}: "
             "its weights are damaged or overflow; convert it again or use another file"
         )
+    if options.logit_bias or options.penalised or constraint is not None:
+        logits = adjust(logits, options, prompt, generated)
+        if constraint is not None:
+            constraint.restrict(logits)
+        likeliest = int(np.argmax(logits))
+        if logits[likeliest] == -np.inf:
+            raise SampanError("the format that the answer must have allows no token here")
     if options.temperature == 0.0 or options.top_k == 1:
         return likeliest
     tokens, weights = distribution(logits, options)
@@ -121,21 +137,24 @@ def _draw(weights: Floats, number: float) -> int:
     return start + at
 
 
-def penalise(
+def adjust(
     logits: NDArray[np.float32], options: SamplingOptions, prompt: Ids, generated: Ids
 ) -> NDArray[np.float32]:
-    """A copy of `logits` with the penalties.
+    """A copy of `logits` with the bias, then the penalties.
 
     Repetition (Keskar et al. 2019, CTRL): for each token seen in prompt or answer, a positive logit is
     divided, a negative one multiplied. Presence and frequency (OpenAI's API reference): for each token of
     the answer, logit - presence - frequency * count.
     """
     changed = logits.copy()
+    if options.logit_bias:
+        tokens, values = options.bias_arrays
+        changed[tokens] += values
     if options.repetition_penalty != 1.0:
         seen = np.unique(np.concatenate((prompt, generated)))
-        values = changed[seen]
+        before = changed[seen]
         penalty = np.float32(options.repetition_penalty)
-        changed[seen] = np.where(values > 0, values / penalty, values * penalty)
+        changed[seen] = np.where(before > 0, before / penalty, before * penalty)
     if len(generated) and (options.presence_penalty or options.frequency_penalty):
         seen, counts = np.unique(generated, return_counts=True)
         changed[seen] -= np.float32(options.presence_penalty)

@@ -19,13 +19,13 @@ Outputs = Literal["none", "last", "all"]
 class Span:
     """Consecutive tokens of one sequence that go through the model in this step.
 
-    `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int32, page ids that cover positions
+    `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int64, page ids that cover positions
     0..start+n; `outputs`: which tokens' logits are wanted; `dial`: to how many experts the tokens are sent.
     """
 
     tokens: NDArray[np.int32]
     start: int
-    pages: NDArray[np.int32]
+    pages: NDArray[np.int64]
     outputs: Outputs
     dial: ExpertDial = FULL
 

@@ -70,17 +70,18 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
 
     def push(self, piece: str) -> str:
-        """The text that can be shown now. After `stopped` is set, everything is swallowed."""
-        if self.stopped or not piece:
+        """The text that can be shown now. After a stop string was `found`, everything is swallowed."""
+        if self.found is not None or not piece:
             return ""
         text = self._held + piece
-        matches = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        matches = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if matches:
-            self.stopped, self._held = True, ""
-            return text[: min(matches)[1]]
+            _, at, self.found = min(matches)
+            self._held = ""
+            return text[:at]
         shown = len(text) - self._longest_beginning(text)
         self._held = text[shown:]
         return text[:shown]
@@ -88,7 +89,7 @@ class StopStrings:
     def finish(self) -> str:
         """The text held back, once it is known that nothing follows."""
         held, self._held = self._held, ""
-        return "" if self.stopped else held
+        return "" if self.found is not None else held
 
     def _longest_beginning(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
@@ -109,9 +110,9 @@ class TextStream:
         self._stops = StopStrings(stops)
 
     @property
-    def stopped(self) -> bool:
-        """True once a stop string appeared."""
-        return self._stops.stopped
+    def stop_string(self) -> str | None:
+        """The stop string that appeared, if one did."""
+        return self._stops.found
 
     def push(self, token: int) -> str:
         """The text to show after `token`."""

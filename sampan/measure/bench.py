@@ -127,6 +127,7 @@ def run_bench(
         kv_dtype=kv_dtype,
         sequences=sequences,
         max_experts=dial.count,
+        prefix_cache=False,  # the same prompts are read again and again
         progress=progress,
     ) as model:
         limits = Limits(count, model.pack.mapping)

@@ -251,6 +251,8 @@ def build_program(
         mlp = f"{prefix}.mlp"
         row_weights = 0
         if experts is not None and config.is_sparse(layer):
+            # Experts have 8 bits in every layer: a token averages over several of them.
+            wide = False
             source = norm(f"{prefix}.mlp_norm", wide, floats=experts.normed)
             experts.emit(layer, source)
             mlp = f"{prefix}.shared"

@@ -36,8 +36,8 @@ class ExpertOps:
         self._route_weights = table.floats(most)
         self.shared_weights = table.bytes(table.rows * 4) if config.shared_expert_gate else 0
         rows = table.rows * most
-        self._rows = table.both(config.hidden_size, rows)
-        self._activated = table.both(config.expert_intermediate_size, rows)
+        self._rows = table.quantized(config.hidden_size, False, rows)
+        self._activated = table.quantized(config.expert_intermediate_size, False, rows)
         self._outputs = table.floats(config.hidden_size, rows)
         self._dispatch = table.integers(k.DISPATCH_WORDS)
         self._dispatch[k.DISPATCH_TABLE] = table.integers(config.expert_count * k.ACTIVE_WORDS).ctypes.data
@@ -56,7 +56,7 @@ class ExpertOps:
             k.ROUTE_WIDTH: self._most,
         }
         self._emit_router(layer, dispatch)
-        rows, activated = self._rows[source.wide], self._activated[source.wide]
+        rows, activated = self._rows, self._activated
         table.emit(k.GATHER, dispatch | quantized_input(source) | quantized_output(rows))
         words: Words = dispatch | {
             k.EXPERTS: self._experts(layer),

@@ -70,9 +70,10 @@ def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
 
 
 class ReferenceRunner:
-    """Keeps token ids in its pages instead of keys and values, and computes every sequence from its start.
+    """Keeps token ids in its pages instead of keys and values, each with a hash of all up to it, and computes
+    every sequence from its start.
 
-    So it fails wherever the engine mixes up pages, positions or chunks; `forwards` counts steps.
+    So it fails wherever the engine mixes up pages, positions, chunks or beginnings.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ReferenceRunner:
         self.routes = np.empty((0, 0, 0), np.int32)
         self.max_batch_tokens = max_batch_tokens
         self.pages = np.full((page_count, page_tokens), -1, np.int64)
+        self.histories = np.zeros((page_count, page_tokens), np.int64)
         self.largest_batch = 0
         self.spans: list[tuple[int, int, str]] = []
         self.closed = False
@@ -99,11 +101,17 @@ class ReferenceRunner:
         for span in spans:
             self.spans.append((span.start, len(span.tokens), span.outputs))
             end = span.start + len(span.tokens)
-            for position, token in zip(range(span.start, end), span.tokens, strict=True):
-                self.pages[span.pages[position // self.page_tokens], position % self.page_tokens] = token
+            for position, token in zip(range(span.start, end), span.tokens.tolist(), strict=True):
+                self.pages[self._place(span, position)] = token
+                before = self.histories[self._place(span, position - 1)] if position else 0
+                self.histories[self._place(span, position)] = hash((int(before), token))
             if span.outputs != "none" or self.config.sparse_count:
                 tokens = self.pages[span.pages].reshape(-1)[:end]
                 assert tokens.min() >= 0
+                history = 0
+                for position, token in enumerate(tokens.tolist()):
+                    history = hash((history, token))
+                    assert history == self.histories[self._place(span, position)], "another beginning"
                 self.model.experts_per_token = span.dial.count
                 self.model.expert_mass = span.dial.mass
                 logits = self.model.forward(tokens)
@@ -112,6 +120,9 @@ class ReferenceRunner:
         if self.config.sparse_count:
             self.routes = np.concatenate(routes, axis=1)
         return np.concatenate(rows)
+
+    def _place(self, span: Span, position: int) -> tuple[int, int]:
+        return span.pages[position // self.page_tokens], position % self.page_tokens
 
     def _padded(self, routes: NDArray[np.int32]) -> NDArray[np.int32]:
         """With as many columns as any dial can fill."""

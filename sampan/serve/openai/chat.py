@@ -1,0 +1,52 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from sampan.serve.answer import AnswerRequest, answer
+from sampan.serve.openai.chat_answer import ChatChunks, ChatCompletion
+from sampan.serve.openai.chat_input import answer_request
+from sampan.serve.openai.chat_schema import ChatRequest
+from sampan.serve.openai.chunks import written
+from sampan.serve.openai.objects import object_head
+from sampan.serve.openai.sampling import check_choices
+from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", responses=STREAM_RESPONSES)
+async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+    """Answer a conversation, as OpenAI's chat completions API."""
+    asked = answer_request(body)
+    check_choices(asked.n, request)
+    if body.stream:
+        return await respond_with_events(request, _chunks(body, asked, request))
+    return await respond_whole(request, _whole(body, asked, request))
+
+
+async def _whole(body: ChatRequest, asked: AnswerRequest, request: Request) -> Response:
+    client, deadline = request.state.client, request.state.deadline
+    async with request.app.state.host.lease(body.model) as served:
+        head = object_head("chatcmpl", "chat.completion", served)
+        completion = ChatCompletion(head, asked.n, logprobs=bool(body.logprobs))
+        async with aclosing(answer(served, asked, client=client, deadline=deadline)) as events:
+            async for event in events:
+                completion.add(event)
+    return JSONResponse(completion.body())
+
+
+async def _chunks(body: ChatRequest, asked: AnswerRequest, request: Request) -> AsyncGenerator[bytes, None]:
+    client, deadline = request.state.client, request.state.deadline
+    include_usage = None if body.stream_options is None else body.stream_options.include_usage
+    async with request.app.state.host.lease(body.model) as served:
+        head = object_head("chatcmpl", "chat.completion.chunk", served)
+        chunks = ChatChunks(head, asked.n, logprobs=bool(body.logprobs), include_usage=include_usage)
+        async with aclosing(answer(served, asked, client=client, deadline=deadline)) as events:
+            async for chunk in written(request, events, chunks.write):
+                yield chunk
