@@ -21,7 +21,7 @@ READY_SECONDS = 300.0
 
 
 class ServerProcess:
-    """`sampan serve` on a free port of loopback; a context manager. `options`: further ones of the command."""
+    """`sampan serve` on a free port of loopback; a context manager. `options`: more of the command's own."""
 
     def __init__(self, models: list[str], context: int, sequences: int, *options: str) -> None:
         with socket.socket() as free:

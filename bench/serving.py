@@ -2,8 +2,8 @@
 
     python bench/serving.py [MODEL] [--json] [--rounds N] [--aiperf PROGRAM]
 
-Needs `python3 -m pip install -e '.[bench]'` and, for the load, aiperf (`python3 -m pip install aiperf`, best in
-an environment of its own). llama.cpp's server is xllamacpp's. Every figure is a median over rounds.
+Needs `python3 -m pip install -e '.[bench]'` and, for the load, aiperf (`python3 -m pip install aiperf`, best
+in an environment of its own). llama.cpp's server is xllamacpp's. Every figure is a median over rounds.
 
 - load: aiperf, 8 streams at most, 256 tokens in and 128 out, arrivals at random (Poisson) and more than
   either server can take;
@@ -44,12 +44,12 @@ from sampan.plan.machine import cpu_name, default_threads
 from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB, Pack
 
 STREAMS = 8
-LOAD = {"input": 256, "output": 128, "requests": 64, "rate": 12.0}
+LOAD = {"input": 256, "output": 128, "requests": 40, "rate": 12.0}
 PREFIX_TOKENS = 1000
 LONG_TOKENS = 4000
 LONG_CONTEXT = 8192
 # Room for one model of 135M and its context, not for two.
-SWAP_MEMORY = "300MiB"
+SWAP_MEMORY = "400MiB"
 
 
 def tokenizer_folder(pack: Pack, folder: Path) -> Path:

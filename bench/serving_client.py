@@ -7,9 +7,10 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-import httpx
+import httpx2
 
 
 @dataclass
@@ -28,14 +29,14 @@ class Answer:
     def intervals(self, start: float, end: float) -> list[float]:
         """Seconds between pieces that both came within [start, end]."""
         inside = [moment for moment in self.times if start <= moment <= end]
-        return [later - earlier for earlier, later in zip(inside, inside[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(inside)]
 
 
 class Client:
     """A server's /v1/completions."""
 
     def __init__(self, url: str, model: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=600)
+        self._http = httpx2.AsyncClient(base_url=url, timeout=600)
         self._model = model
 
     async def complete(self, prompt: list[int], tokens: int, answer: Answer | None = None) -> Answer:
@@ -75,7 +76,7 @@ class Client:
         await self._http.aclose()
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in response.aiter_lines():
         if line.startswith("data: ") and line != "data: [DONE]":
             event = json.loads(line[6:])

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 from server_process import ServerProcess
 
 from sampan.errors import SampanError
@@ -37,9 +37,8 @@ SEQUENCES = 6
 KILLS = 3
 # A request in flight when a server is killed ends with this; it is not an answer, but it is a reason.
 BROKEN = "connection broken"
-WORDS = (
-    "boats float because water is heavy and the hull pushes it away while the river runs to the sea".split()
-)
+TEXT = "boats float because water is heavy and the hull pushes it away while the river runs to the sea"
+WORDS = TEXT.split(" ")
 
 
 @dataclass
@@ -74,7 +73,7 @@ class Clients:
     """Sends one request of a kind and says how it ended, in one word or two."""
 
     def __init__(self, url: str, model: str, source: random.Random) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=120)
+        self.http = httpx2.AsyncClient(base_url=url, timeout=120)
         self._url, self._model, self._random = url, model, source
         self.kinds: dict[str, tuple[int, Callable[[], Awaitable[str]]]] = {
             "stream": (30, self.stream),
@@ -195,7 +194,7 @@ class Clients:
         return await _refusal(await self.http.post("/v1/chat/completions", json=self._body(temprature=1)))
 
 
-async def _refusal(response: httpx.Response) -> str:
+async def _refusal(response: httpx2.Response) -> str:
     """The status of a refusal that says why; anything else is said as it is."""
     content = await response.aread()
     try:
@@ -228,14 +227,16 @@ async def load(clients: Clients, report: Report, end: float, *, killed: bool = F
             kind = clients.pick()
             try:
                 outcome = await clients.kinds[kind][1]()
-            except (httpx.TransportError, ConnectionError, asyncio.IncompleteReadError) as error:
+            except (httpx2.TransportError, ConnectionError, asyncio.IncompleteReadError) as error:
                 if killed:
                     report.outcomes[kind][BROKEN] += 1
                     return
                 # A server may close the connection before a body beyond the limit has arrived whole.
                 outcome = "413" if kind == "too large a body" else f"{type(error).__name__}: {error}"
+            if killed and outcome not in ALLOWED[kind]:
+                outcome = BROKEN
             report.outcomes[kind][outcome] += 1
-            if outcome not in ALLOWED[kind] and not killed:
+            if outcome not in ALLOWED[kind] and outcome != BROKEN:
                 report.faults.append(f"{kind}: {outcome}")
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
@@ -290,11 +291,11 @@ async def soak(model: str, seconds: float, seed: int) -> Report:
 
 async def served_name(url: str) -> str:
     """What the server calls its model."""
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         return str((await http.get("/v1/models")).json()["data"][0]["id"])
 
 
-async def what_is_left(http: httpx.AsyncClient) -> dict[str, float]:
+async def what_is_left(http: httpx2.AsyncClient) -> dict[str, float]:
     """Requests that run or wait and pages in use, once the last client is gone; 0 each, or a leak."""
     names = ("sampan:num_requests_running", "sampan:num_requests_waiting", "sampan:kv_cache_usage_perc")
     left: dict[str, float] = {}
