@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 SMALLEST_DEFAULT_CONTEXT = 256
 
+# Texts that `Model.embed` queues at a time.
+_EMBEDDED_AT_ONCE = 64
+
 # Activations, logits, compiled code and the interpreter itself.
 _WORKING_MEMORY = 200 * 2**20
 
@@ -38,11 +41,14 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of the prompt, of the answer (its end token included), and the context they share."""
+    """Tokens of the prompt, of the answer (its end token included), and the context they share; how many of
+    the prompt's came from the prefix cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     context: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -358,6 +364,29 @@ class Model:
         tokens = self.tokenize(prompt)
         return self._chunks(tokens, sampling_options(**options))
 
+    def embed(
+        self, texts: Sequence[str], *, pooling: Literal["mean", "last"] = "mean"
+    ) -> NDArray[np.float32]:
+        """One vector per text, float32 [texts, hidden_size], each of length 1: the mean of the hidden states
+        behind the model's last norm, or the one of the last token.
+
+        RequestError when a text is empty or does not fit into the context: nothing is cut.
+        """
+        import numpy as np
+
+        if isinstance(texts, str):
+            raise RequestError("embed takes a list of texts; for one text, write [text]")
+        sequences = [self.engine.new_embedding(self.tokenize(text), pooling) for text in texts]
+        vectors = np.empty((len(sequences), self.config.hidden_size), np.float32)
+        for first in range(0, len(sequences), _EMBEDDED_AT_ONCE):
+            group = sequences[first : first + _EMBEDDED_AT_ONCE]
+            self.engine.run(group)
+            for row, sequence in enumerate(group, first):
+                assert sequence.embedding is not None
+                vectors[row] = sequence.embedding
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
     def _chunks(self, prompt: list[int], options: SamplingOptions) -> Iterator[Chunk]:
         sequence = self.engine.new_sequence(prompt, options)
 
@@ -382,7 +411,7 @@ class Model:
                         tuple(tokens),
                         output.finish_reason,
                         sequence.seed,
-                        Usage(len(prompt), len(tokens), self.context),
+                        Usage(len(prompt), len(tokens), self.context, sequence.cached_tokens),
                         Timings(
                             self.load_s,
                             first_token_s,

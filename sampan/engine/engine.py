@@ -13,17 +13,19 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sampan.cache.pages import PagePool
 from sampan.cache.prefix import PrefixCache
 from sampan.engine.constraint import TokenConstraint
 from sampan.engine.costs import StepCosts
+from sampan.engine.embedding import EmbeddingSequence, Pooling
 from sampan.engine.experts import check_dial
 from sampan.engine.options import SamplingOptions
 from sampan.engine.queue import WaitingQueue
 from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
-from sampan.engine.span import ModelRunner
+from sampan.engine.span import ModelRunner, rows_by_span
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
 from sampan.errors import RequestError
@@ -92,14 +94,10 @@ class Engine:
         the model has no such experts.
         """
         decode = self._decode if decode is None else decode
-        if len(prompt) == 0:
-            raise RequestError("the prompt is empty; give it at least one token")
         if options.stop and decode is None:
             raise RequestError("this model has no tokenizer, so stop strings cannot be honoured")
-        tokens = np.asarray(prompt, np.int64)
+        tokens = self._checked_prompt(prompt)
         vocab_size = self.runner.vocab_size
-        if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= vocab_size:
-            raise RequestError(f"the prompt must be token ids from 0 to {vocab_size - 1}")
         for token, _ in options.logit_bias:
             if token >= vocab_size:
                 raise RequestError(f"logit_bias names token {token}, the model has 0 to {vocab_size - 1}")
@@ -118,7 +116,7 @@ class Engine:
             raise RequestError("this model has no experts to count")
         usage = np.zeros((config.sparse_count, config.expert_count), np.int64)
         return RunningSequence(
-            tokens.astype(np.int32),
+            tokens,
             options,
             room if options.max_tokens is None else options.max_tokens,
             secrets.randbits(_SEED_BITS) if options.seed is None else options.seed,
@@ -129,6 +127,23 @@ class Engine:
             deadline=deadline,
             expert_usage=usage if options.count_experts else None,
         )
+
+    def new_embedding(
+        self, prompt: Sequence[int], pooling: Pooling, *, client: str = "", deadline: float | None = None
+    ) -> EmbeddingSequence:
+        """A request for the mean of the prompt's hidden states behind the last norm, or for the last one; not
+        yet queued. RequestError when the prompt is empty, too long or has unknown tokens.
+        """
+        tokens = self._checked_prompt(prompt)
+        if pooling not in ("mean", "last"):
+            raise RequestError(f"pooling must be mean or last, not {pooling!r}")
+        if len(tokens) > self.context:
+            raise RequestError(
+                f"the text has {len(tokens)} tokens, but the context holds {self.context}; "
+                "shorten it or load the model with a larger context"
+            )
+        hidden_size = self.runner.config.hidden_size
+        return EmbeddingSequence(tokens, pooling, hidden_size, client=client, deadline=deadline)
 
     @property
     def max_waiting(self) -> int:
@@ -159,21 +174,22 @@ class Engine:
             batch = self._next_batch()
             if not batch:
                 return news
+            spans = [sequence.next_span(count) for sequence, count in batch]
             started = time.perf_counter()
             try:
-                logits = self.runner.forward([sequence.next_span(count) for sequence, count in batch])
+                logits = self.runner.forward(spans)
             except Exception as error:
                 return news + [self._end(sequence, "error", error) for sequence, _ in batch]
             self._note(batch, len(logits), time.perf_counter() - started)
-            row = first = 0
-            for sequence, count in batch:
+            first = 0
+            parts = rows_by_span(spans, logits, self.runner.hidden)
+            for (sequence, count), rows in zip(batch, parts, strict=True):
                 if sequence.expert_usage is not None:
                     own = self.runner.routes[:, first : first + count]
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
-                wanted = int(count == sequence.uncomputed)
-                sequence.advance(count, logits[row : row + wanted])
-                row, first = row + wanted, first + count
-                if wanted:
+                first += count
+                sequence.advance(count, rows)
+                if sequence.pending or sequence.finish_reason is not None:
                     news.append(sequence)
                 if sequence.finish_reason is not None:
                     self._release(sequence)
@@ -199,6 +215,25 @@ class Engine:
                     return
         finally:
             self.cancel(sequence)
+
+    def run(self, sequences: Sequence[RunningSequence]) -> None:
+        """Queue them, step until all have ended, and leave their outputs in `pending`.
+
+        Raises the error of the first that failed, and RequestError when the engine is closed meanwhile.
+        """
+        try:
+            for sequence in sequences:
+                self.submit(sequence)
+            while any(sequence.finish_reason is None for sequence in sequences):
+                self.step()
+        finally:
+            for sequence in sequences:
+                self.cancel(sequence)
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+            if sequence.finish_reason == "cancelled":
+                raise RequestError("the request was cancelled: its model was closed")
 
     def cancel(self, sequence: RunningSequence) -> bool:
         """End a sequence and free its pages, after the step that is under way; False when it has ended
@@ -238,6 +273,15 @@ class Engine:
             generated_tokens_total=self._generated_tokens,
             steps_total=self._steps,
         )
+
+    def _checked_prompt(self, prompt: Sequence[int]) -> NDArray[np.int32]:
+        if len(prompt) == 0:
+            raise RequestError("the prompt is empty; give it at least one token")
+        tokens = np.asarray(prompt, np.int64)
+        vocab_size = self.runner.vocab_size
+        if tokens.ndim != 1 or tokens.min() < 0 or tokens.max() >= vocab_size:
+            raise RequestError(f"the prompt must be token ids from 0 to {vocab_size - 1}")
+        return tokens.astype(np.int32)
 
     def _end_overdue(self) -> list[RunningSequence]:
         """End the sequences whose deadline has passed."""

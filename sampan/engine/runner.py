@@ -21,6 +21,7 @@ from sampan.models.rope import inverse_frequencies
 from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
+_SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT]
 
 
 @dataclass(frozen=True)
@@ -81,49 +82,63 @@ class Runner:
         check addresses.
         """
         step = self._program.step
-        tokens = outputs = slots = 0
-        page_tables = []
-        for index, span in enumerate(spans):
-            count = len(span.tokens)
-            end = tokens + count
-            if end > self.max_batch_tokens or span.start < 0 or span.start + count > self._context:
-                raise ValueError(f"{count} tokens from position {span.start} on do not fit this step")
-            positions = step.positions[tokens:end]
-            positions[:] = np.arange(span.start, span.start + count)
-            pages = np.ascontiguousarray(span.pages, np.int64)
-            page_tables.append(pages)
-            step.ids[tokens:end] = span.tokens
-            step.pages[tokens:end] = pages[positions // PAGE_TOKENS]
-            slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
-            slots += slot >= 0
-            step.slots[tokens:end] = slot
-            if self.config.sparse_count:
-                step.expert_counts[tokens:end] = span.dial.count_for(self.config)
-                step.expert_masses[tokens:end] = span.dial.mass
-            row = step.spans[index]
-            row[k.SPAN_FIRST] = tokens
-            row[k.SPAN_COUNT] = count
-            row[k.SPAN_START] = span.start
-            row[k.SPAN_PAGES] = pages.ctypes.data
-            row[k.SPAN_SLOT] = slot
-            wanted = {"none": 0, "last": 1, "all": count}[span.outputs]
-            step.output_rows[outputs : outputs + wanted] = np.arange(end - wanted, end)
-            outputs += wanted
-            tokens = end
+        # Addresses in the step point into these.
+        page_tables = self._describe(spans)
+        tokens, logits = step.words[k.STEP_TOKENS], step.words[k.STEP_LOGITS]
         _check_below(step.ids[:tokens], self.vocab_size, "tokens")
         _check_below(step.pages[:tokens], self._page_count, "pages")
         if self.config.sparse_count:
-            counts = step.expert_counts[:tokens]
-            _check_below(counts - 1, self.max_experts, "experts per token, less one,")
-        step.words[k.STEP_TOKENS] = tokens
-        step.words[k.STEP_OUTPUTS] = outputs
-        step.words[k.STEP_SPANS] = len(spans)
+            _check_below(step.expert_counts[:tokens] - 1, self.max_experts, "experts per token, less one,")
         for (frequencies, factor), cosines, sines in zip(self._ropes, step.cosines, step.sines, strict=True):
             angles = step.positions[:tokens, None] * frequencies
             cosines[:tokens] = np.cos(angles) * factor
             sines[:tokens] = np.sin(angles) * factor
         self._pool.step()
-        return self._program.logits[:outputs, : self.vocab_size]
+        del page_tables
+        return self._program.logits[:logits, : self.vocab_size]
+
+    def _describe(self, spans: Sequence[Span]) -> list[NDArray[np.int64]]:
+        """Write the spans into the step; returns their page tables."""
+        step = self._program.step
+        counts = [len(span.tokens) for span in spans]
+        tokens = sum(counts)
+        if tokens > self.max_batch_tokens:
+            raise ValueError(f"{tokens} tokens do not fit into a step of {self.max_batch_tokens}")
+        page_tables = [np.ascontiguousarray(span.pages, np.int64) for span in spans]
+        rows: list[tuple[int, ...]] = []
+        touched: list[int] = []
+        lengths: list[int] = []
+        # By whether the hidden state is wanted: logits come first.
+        wanted: dict[bool, list[int]] = {False: [], True: []}
+        first = slots = 0
+        for span, count, pages in zip(spans, counts, page_tables, strict=True):
+            start, end = span.start, span.start + count
+            if start < 0 or end > self._context:
+                raise ValueError(f"{count} tokens from position {start} on do not fit into {self._context}")
+            for page in range(start // PAGE_TOKENS, -(-end // PAGE_TOKENS)):
+                touched.append(pages[page])
+                lengths.append(min(end, (page + 1) * PAGE_TOKENS) - max(start, page * PAGE_TOKENS))
+            slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
+            slots += slot >= 0
+            rows.append((first, count, start, pages.ctypes.data, slot))
+            first += count
+            wanted[span.hidden] += range(first - span.row_count, first)
+        step.spans[: len(spans), _SPAN_FIELDS] = rows
+        np.concatenate([span.tokens for span in spans], out=step.ids[:tokens])
+        step.positions[:tokens] = np.arange(tokens)
+        step.positions[:tokens] += np.repeat([row[2] - row[0] for row in rows], counts)
+        step.pages[:tokens] = np.repeat(touched, lengths)
+        step.slots[:tokens] = np.repeat([row[4] for row in rows], counts)
+        if self.config.sparse_count:
+            step.expert_counts[:tokens] = np.repeat([s.dial.count_for(self.config) for s in spans], counts)
+            step.expert_masses[:tokens] = np.repeat([s.dial.mass for s in spans], counts)
+        outputs = wanted[False] + wanted[True]
+        step.output_rows[: len(outputs)] = outputs
+        step.words[k.STEP_TOKENS] = tokens
+        step.words[k.STEP_OUTPUTS] = len(outputs)
+        step.words[k.STEP_LOGITS] = len(wanted[False])
+        step.words[k.STEP_SPANS] = len(spans)
+        return page_tables
 
     @property
     def routes(self) -> NDArray[np.int32]:
@@ -148,6 +163,12 @@ class Runner:
         arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
         reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
         return MemoryUse(reserved, sum(map(resident_bytes, arrays)))
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """See `ModelRunner`."""
+        words = self._program.step.words
+        return self._program.hidden[words[k.STEP_LOGITS] : words[k.STEP_OUTPUTS]]
 
     def close(self) -> None:
         """Stop the threads."""

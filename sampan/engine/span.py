@@ -20,7 +20,8 @@ class Span:
     """Consecutive tokens of one sequence that go through the model in this step.
 
     `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int64, page ids that cover positions
-    0..start+n; `outputs`: which tokens' logits are wanted; `dial`: to how many experts the tokens are sent.
+    0..start+n; `outputs`: which tokens' logits are wanted, or with `hidden` their hidden states; `dial`: to
+    how many experts the tokens are sent.
     """
 
     tokens: NDArray[np.int32]
@@ -28,6 +29,12 @@ class Span:
     pages: NDArray[np.int64]
     outputs: Outputs
     dial: ExpertDial = FULL
+    hidden: bool = False
+
+    @property
+    def row_count(self) -> int:
+        """How many rows it wants."""
+        return {"none": 0, "last": 1, "all": len(self.tokens)}[self.outputs]
 
 
 class ModelRunner(Protocol):
@@ -49,6 +56,13 @@ class ModelRunner(Protocol):
         ...
 
     @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states behind the last norm that the last step's spans wanted, [rows, hidden_size], in
+        the order of the spans; valid until the next step.
+        """
+        ...
+
+    @property
     def page_tokens(self) -> int: ...
 
     @property
@@ -62,3 +76,16 @@ class ModelRunner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def rows_by_span(
+    spans: Sequence[Span], logits: NDArray[np.float32], hidden: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """What each span wanted, of what a step gave them all."""
+    parts = []
+    taken = {False: 0, True: 0}
+    for span in spans:
+        first = taken[span.hidden]
+        taken[span.hidden] = end = first + span.row_count
+        parts.append((hidden if span.hidden else logits)[first:end])
+    return parts

@@ -74,6 +74,8 @@ class StopStrings:
 
     def push(self, piece: str) -> str:
         """The text that can be shown now. After a stop string was `found`, everything is swallowed."""
+        if not self._stops:
+            return piece
         if self.found is not None or not piece:
             return ""
         text = self._held + piece

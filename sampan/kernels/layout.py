@@ -34,7 +34,7 @@ QUANTIZE = 17
 OP_WORDS = 72
 
 OP_CODE = 0
-# Which count of the step gives the rows: STEP_TOKENS or STEP_OUTPUTS.
+# Which count of the step gives the rows: STEP_TOKENS, STEP_OUTPUTS or STEP_LOGITS.
 OP_COUNT_WORD = 1
 
 # Quantized activations that the op writes: rows, then planes of scales (see kernels/quantize.py); wide: 15
@@ -184,6 +184,8 @@ STEP_SPAN_TABLE = 7
 # keeps.
 STEP_EXPERTS = 8
 STEP_MASSES = 9
+# How many of the outputs, the first ones, get logits; of the others the normed hidden state is wanted.
+STEP_LOGITS = 10
 
 SPAN_WORDS = 8
 SPAN_FIRST = 0

@@ -56,8 +56,9 @@ class Step:
 class Program:
     """What the interpreter runs, and everything it touches.
 
-    `ops`: int64 [count, OP_WORDS]; `step`: the inputs they read; `logits`: float32 [rows, vocabulary rounded
-    up to a block], which they write; `routes`: int32 [sparse layers, rows, most experts], the experts each
+    `ops`: int64 [count, OP_WORDS]; `step`: the inputs they read. They write `logits`: float32 [rows,
+    vocabulary rounded up to a block]; `hidden`: float32 [rows, hidden_size], what the last norm made of the
+    rows that are wanted; `routes`: int32 [sparse layers, rows, most experts], the experts each
     token went to in the order of their choice, -1 where there is none; `scratch_bytes`: what each thread
     needs for itself; `memory`: keeps alive all that the ops point into.
     """
@@ -65,6 +66,7 @@ class Program:
     ops: NDArray[np.int64]
     step: Step
     logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
     routes: NDArray[np.int32]
     scratch_bytes: int
     memory: tuple[object, ...]
@@ -177,6 +179,7 @@ def build_program(
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)
+    final = b.floats(config.hidden_size)
     state_bytes = (cache.value_dim + k.STATE_EXTRA) * 4
     slot_bytes = (context // k.ATTENTION_CHUNK + 2) * config.head_count * state_bytes
     partials: Words = {k.PARTIALS: b.bytes(PARTIAL_SLOTS * slot_bytes), k.PARTIAL_SLOT_BYTES: slot_bytes}
@@ -272,17 +275,17 @@ def build_program(
         b.emit(k.GATE_UP, words | quantized_input(source) | quantized_output(output) | gate_up)
         project(f"{mlp}.down", output, f"{prefix}.mlp_post_norm")
 
-    source = norm("output_norm", True, step.output_rows.ctypes.data, k.STEP_OUTPUTS)
+    source = norm("output_norm", True, step.output_rows.ctypes.data, k.STEP_OUTPUTS, final)
     words = {k.TARGET: logits.address, k.TARGET_STRIDE: logits.stride, k.FACTOR: float(config.logit_scale)}
     head = pack.matrices["embedding" if config.tied_embeddings else "output"]
-    b.emit(k.MATMUL, words | quantized_input(source) | segments([head]), k.STEP_OUTPUTS)
+    b.emit(k.MATMUL, words | quantized_input(source) | segments([head]), k.STEP_LOGITS)
 
-    logits_memory = next(m for m in b.memory if isinstance(m, np.ndarray) and m.ctypes.data == logits.address)
     table = np.ascontiguousarray(np.stack(b.ops))
     return Program(
         ops=table,
         step=step,
-        logits=logits_memory.view(np.float32).reshape(rows + k.TILE_SLACK, vocabulary_rows),
+        logits=b.array(logits),
+        hidden=b.array(final),
         routes=np.empty((0, rows, 0), np.int32) if experts is None else experts.routes,
         scratch_bytes=_scratch_bytes(config),
         memory=(*b.memory, pack),

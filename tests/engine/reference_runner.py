@@ -85,6 +85,7 @@ class ReferenceRunner:
         self.vocab_size = model.config.vocab_size
         self.max_experts = model.config.experts_in_reach
         self.routes = np.empty((0, 0, 0), np.int32)
+        self.hidden = np.empty((0, model.config.hidden_size), np.float32)
         self.max_batch_tokens = max_batch_tokens
         self.pages = np.full((page_count, page_tokens), -1, np.int64)
         self.histories = np.zeros((page_count, page_tokens), np.int64)
@@ -97,6 +98,7 @@ class ReferenceRunner:
         assert 0 < total <= self.max_batch_tokens
         self.largest_batch = max(self.largest_batch, len(spans))
         rows = [np.empty((0, self.vocab_size), np.float32)]
+        hidden = [np.empty((0, self.config.hidden_size), np.float32)]
         routes = []
         for span in spans:
             self.spans.append((span.start, len(span.tokens), span.outputs))
@@ -115,10 +117,14 @@ class ReferenceRunner:
                 self.model.experts_per_token = span.dial.count
                 self.model.expert_mass = span.dial.mass
                 logits = self.model.forward(tokens)
-                rows.append(logits[{"none": end, "last": end - 1, "all": span.start}[span.outputs] :])
+                first = end - span.row_count
+                (hidden if span.hidden else rows).append(
+                    (self.model.hidden if span.hidden else logits)[first:]
+                )
                 routes.append(self._padded(self.model.routes[:, span.start :]))
         if self.config.sparse_count:
             self.routes = np.concatenate(routes, axis=1)
+        self.hidden = np.concatenate(hidden)
         return np.concatenate(rows)
 
     def _place(self, span: Span, position: int) -> tuple[int, int]:
