@@ -43,9 +43,9 @@ def ps(
 
 
 def _ask(settings: ServeSettings) -> dict[str, Any]:
-    from sampan.serve.lifecycle import url_of
+    from sampan.serve.settings import server_url
 
-    url = url_of(settings.host, settings.port)
+    url = server_url(settings.host, settings.port)
     request = urllib.request.Request(f"{url}/v1/status")
     if settings.api_key is not None:
         request.add_header("authorization", f"Bearer {settings.api_key.get_secret_value()}")

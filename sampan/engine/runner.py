@@ -61,6 +61,7 @@ class Runner:
         self.max_experts = most_experts(config, max_experts)
         self._context = context
         self._page_count = page_count
+        self._closed = False
         layout = KeyValueLayout.of(config, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
@@ -171,8 +172,13 @@ class Runner:
         return self._program.hidden[words[k.STEP_LOGITS] : words[k.STEP_OUTPUTS]]
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads; free the KV cache and the buffers."""
+        if self._closed:
+            return
+        self._closed = True
         self._pool.close()
+        # At once, not when the garbage collector comes: it may be most of the machine's memory.
+        del self._cache, self._program, self._pool
 
 
 def _check_below(values: NDArray[np.int64], limit: int, what: str) -> None:

@@ -21,10 +21,10 @@ from sampan.serve.limits import ServerState
 from sampan.serve.logs import log_event
 from sampan.serve.metrics import ServerMetrics
 from sampan.serve.protocol import bounded_protocol
-from sampan.serve.settings import ServeSettings, unknown_variables
+from sampan.serve.settings import ServeSettings, server_url, unknown_variables
 
 # After the drain only what the last bytes of cancelled answers take.
-_LAST_SECONDS = 5
+_LAST_SECONDS = 2
 
 
 def serve(settings: ServeSettings, ready: Callable[[str], None] | None = None) -> None:
@@ -56,13 +56,6 @@ def bind(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def url_of(host: str, port: int) -> str:
-    """Where a server on this address is reached from the same machine."""
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 class Server(uvicorn.Server):
     """uvicorn's server with our start, our signals and our way to stop. `failure`: why it could not start."""
 
@@ -71,7 +64,7 @@ class Server(uvicorn.Server):
     ) -> None:
         metrics = ServerMetrics()
         self.failure: Exception | None = None
-        self.url = url_of(settings.host, listener.getsockname()[1])
+        self.url = server_url(settings.host, listener.getsockname()[1])
         self.host = ModelHost(settings, metrics)
         app = create_app(settings, self.host, metrics)
         app.router.lifespan_context = self._lifespan
@@ -128,6 +121,8 @@ class Server(uvicorn.Server):
         """What uvicorn does ten times a second, and the drain."""
         if self._signals > 1:
             self.should_exit = self.force_exit = True
+            for connection in self.server_state.connections:
+                connection.transport.abort()
         elif self._signals == 1 and self._drain_until is None:
             self._drain_until = time.monotonic() + self._settings.drain_timeout
             self._state.phase = "draining"

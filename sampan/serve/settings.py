@@ -207,6 +207,13 @@ def read_settings(config: Path | None = None, **flags: Any) -> ServeSettings:
         raise ConfigurationError(f"{error}; such a {PREFIX}* variable holds JSON") from error
 
 
+def server_url(host: str, port: int) -> str:
+    """Where a server on this address is reached from the same machine."""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def unknown_variables() -> list[str]:
     """`SAMPAN_*` variables that nothing reads: typing errors, or somebody else's."""
     known = {PREFIX + name.upper() for name in ServeSettings.model_fields} | _OTHER_VARIABLES

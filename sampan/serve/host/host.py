@@ -25,7 +25,13 @@ from sampan.errors import (
 )
 from sampan.hub import DEFAULT_REFERENCE, catalogue
 from sampan.serve.host.entry import HostedModel
-from sampan.serve.host.memory import measure, memory_budget, plan_cache, server_memory
+from sampan.serve.host.memory import (
+    measure,
+    memory_budget,
+    plan_cache,
+    return_free_memory,
+    server_memory,
+)
 from sampan.serve.host.served import ServedModel
 from sampan.serve.host.state import HostState, ModelMemory, ModelState, Progress
 from sampan.serve.host.threads import in_thread
@@ -34,6 +40,7 @@ from sampan.serve.settings import ModelSettings
 
 if TYPE_CHECKING:
     from sampan.api import Model
+    from sampan.engine.runner import Runner
     from sampan.serve.metrics import ServerMetrics
     from sampan.serve.settings import ServeSettings
     from sampan.weights.pack import Pack
@@ -207,23 +214,33 @@ class ModelHost:
 
     def _starter(self, entry: HostedModel, pack: Pack) -> Callable[[], Model]:
         """What makes the model, with as many pages as there is room for once all that is idle has gone."""
-        serving = [other for other in self._others(entry) if not other.idle]
-        for_models = self.budget - self._server_memory()
-        room = for_models - sum(_claim(other) for other in serving)
-        plan = plan_cache(pack, entry.settings, self._settings, for_models // len(self._models), room)
+        plan = plan_cache(pack, entry.settings, self._settings)
+
+        def usable_pages(runner: Runner) -> int:
+            # Measured anew: the model's tokenizer has been loaded since.
+            return_free_memory()
+            buffers = runner.buffer_memory(self._settings.max_running).reserved
+            return plan.pages(buffers, *self._share_and_room(entry))
+
         return partial(
             start_model,
             pack,
             entry.reference,
             context=plan.context,
-            page_count=plan.most_pages,
+            page_count=plan.pages(0, *self._share_and_room(entry)),
             threads=self._settings.threads,
             kv_dtype=plan.kv,
             max_experts=entry.settings.max_experts,
             max_waiting=self._settings.max_waiting,
             max_running=self._settings.max_running,
-            usable_pages=plan.usable_pages,
+            usable_pages=usable_pages,
         )
+
+    def _share_and_room(self, entry: HostedModel) -> tuple[int, int]:
+        """Bytes for each model when all serve, and for this one when all that are idle go."""
+        for_models = self.budget - self._server_memory()
+        serving = sum(_claim(other) for other in self._others(entry) if not other.idle)
+        return for_models // len(self._models), for_models - serving
 
     async def _make_room(self, entry: HostedModel, memory: ModelMemory) -> None:
         """Evict what is idle, the longest first, until all that `memory` reserves fits.
@@ -252,7 +269,7 @@ class ModelHost:
         entry.served = None
         entry.ready = False
         entry.evictions += 1
-        await in_thread("sampan-unload", partial(served.stop, drain=False))
+        await in_thread("sampan-unload", partial(_stop, served))
         log_event(logging.INFO, "model unloaded", model=entry.name, reason=reason)
 
     def _others(self, entry: HostedModel) -> list[HostedModel]:
@@ -268,6 +285,11 @@ def _claim(entry: HostedModel) -> int:
     memory = entry.memory()
     assert memory is not None
     return memory.held if entry.idle else memory.reserved
+
+
+def _stop(served: ServedModel) -> None:
+    served.stop(drain=False)
+    return_free_memory()
 
 
 def _end_preparing(entry: HostedModel, task: asyncio.Task[ServedModel]) -> None:

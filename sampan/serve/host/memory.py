@@ -8,6 +8,8 @@ models' caches and buffers.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +22,6 @@ from sampan.serve.host.state import ModelMemory
 if TYPE_CHECKING:
     from sampan.api import Model
     from sampan.config import ModelConfig
-    from sampan.engine.runner import Runner
     from sampan.serve.settings import ModelSettings, ServeSettings
     from sampan.weights.pack import Pack
 
@@ -59,13 +60,19 @@ def server_memory(models: Iterable[ModelMemory]) -> int:
     return max(anonymous_memory() - touched, 0)
 
 
+def return_free_memory() -> None:
+    """Give back to the system what the C library keeps of freed memory: after a tokenizer was read, that is
+    several times what the tokenizer takes. Does nothing where the library cannot.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 @dataclass(frozen=True)
 class CachePlan:
-    """How large a model's KV cache is to be, for sequences of `context` tokens.
-
-    `wanted` pages of `page_bytes` each as far as they fit into the model's `share` of the memory, so that all
-    models can serve at once; at least `least` as long as they fit into `room`, all that can be freed now.
-    `share` and `room` are bytes for the model with everything, its `weights` among them.
+    """How large a model's KV cache is to be, for sequences of `context` tokens: `wanted` pages of
+    `page_bytes` each, and at least `least`. `weights`: bytes of the model's pack.
     """
 
     context: int
@@ -73,37 +80,28 @@ class CachePlan:
     wanted: int
     least: int
     page_bytes: int
-    max_running: int
     weights: int
-    share: int
-    room: int
 
-    @property
-    def most_pages(self) -> int:
-        """Pages to lay out before it is known what the buffers take. MachineError when `least` do not fit."""
-        return self._pages(self.weights)
-
-    def usable_pages(self, runner: Runner) -> int:
-        """Pages that fit beside the runner's buffers. MachineError when `least` do not."""
-        return self._pages(self.weights + runner.buffer_memory(self.max_running).reserved)
-
-    def _pages(self, others: int) -> int:
-        fitting = (self.room - others) // self.page_bytes
+    def pages(self, buffers: int, share: int, room: int) -> int:
+        """As many pages as are wanted and fit, beside weights and `buffers` bytes, into `share`, so that all
+        models can serve at once; but at least `least`, as long as they fit into `room`, which is all that can
+        be freed now. MachineError when they do not.
+        """
+        others = self.weights + buffers
+        fitting = (room - others) // self.page_bytes
         if fitting < self.least:
             cache = f"{_mebibytes(self.least * self.page_bytes)} for {self.least * PAGE_TOKENS} tokens"
             raise MachineError(
                 f"the model takes {_mebibytes(others)}, and {cache} of {self.kv} KV cache, but only "
-                f"{_mebibytes(max(self.room, 0))} can be had now; raise --memory, lower --context or take "
+                f"{_mebibytes(max(room, 0))} can be had now; raise --memory, lower --context or take "
                 "--kv int8"
             )
-        shared = (self.share - others) // self.page_bytes
+        shared = (share - others) // self.page_bytes
         return min(self.wanted, fitting, max(shared, self.least))
 
 
-def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, share: int, room: int) -> CachePlan:
-    """The KV cache of a model that may take `share` bytes for long and `room` now. ConfigurationError for a
-    context that the model was not made for.
-    """
+def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings) -> CachePlan:
+    """The KV cache that a model is to have. ConfigurationError for a context that it was not made for."""
     kv = model.kv or settings.kv
     stated = model.context or settings.context
     context = _context(pack.config, stated)
@@ -115,10 +113,7 @@ def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings, share:
         # A context that somebody asked for is there in full; the default one may be shorter.
         least=pages if stated else min(pages, SMALLEST_CONTEXT // PAGE_TOKENS),
         page_bytes=KeyValueLayout.of(pack.config, kv).page_bytes,
-        max_running=settings.max_running,
         weights=pack.nbytes,
-        share=share,
-        room=room,
     )
 
 

@@ -28,10 +28,8 @@ class ServedModel:
         self.name = name
         self.model = model
         self._metrics = metrics
-        self._rate = rate
-        self._loop = asyncio.get_running_loop()
-        self._streams: dict[RunningSequence, OutputStream] = {}
-        self._worker = EngineWorker(model.engine, self._deliver, f"sampan-engine-{name}")
+        self._readers = _Readers(rate)
+        self._worker = EngineWorker(model.engine, self._readers.deliver, f"sampan-engine-{name}")
 
     def start(self, sequence: RunningSequence) -> OutputStream:
         """Queue a new sequence; the stream has what it writes, and closing that cancels the sequence.
@@ -39,17 +37,17 @@ class ServedModel:
         QueueFullError when too many wait, RequestError when the model is being closed.
         """
         stream = OutputStream(self, sequence, current_record(), self._metrics)
-        self._streams[sequence] = stream
+        self._readers.streams[sequence] = stream
         try:
             self._worker.submit(sequence)
         except BaseException:
-            del self._streams[sequence]
+            del self._readers.streams[sequence]
             raise
         return stream
 
     def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence before the next step, unless it has ended."""
-        if self._streams.pop(sequence, None) is not None:
+        if self._readers.streams.pop(sequence, None) is not None:
             self._worker.cancel(sequence)
 
     def stop(self, *, drain: bool, timeout: float | None = None) -> None:
@@ -59,7 +57,17 @@ class ServedModel:
         self._worker.stop(drain=drain, timeout=timeout)
         self.model.close()
 
-    def _deliver(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
+
+class _Readers:
+    """Who reads which sequence. Apart from the model, which is then freed as soon as nobody has it."""
+
+    def __init__(self, rate: TokenRate) -> None:
+        self.streams: dict[RunningSequence, OutputStream] = {}
+        self._rate = rate
+        self._loop = asyncio.get_running_loop()
+
+    def deliver(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
+        """Take what a step brought, on the engine's thread."""
         # After the loop has closed nobody is left to be told.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._receive, news)
@@ -67,20 +75,20 @@ class ServedModel:
     def _receive(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
         now = time.monotonic()
         for sequence, outputs in news:
-            stream = self._streams.get(sequence)
+            stream = self.streams.get(sequence)
             if stream is None:
                 continue  # its reader has left
             stream.push(outputs, now)
             if stream.ended:
-                del self._streams[sequence]
+                del self.streams[sequence]
         self._rate.add(sum(len(outputs) for _, outputs in news), now)
 
 
 class OutputStream(AsyncGenerator["list[Output]", None]):
     """What one sequence writes: lists of outputs, each everything that is new since the last.
 
-    `ended`: nothing more will come. Ends with the sequence; raises its error if it has one. `aclose` cancels the sequence, as does the
-    cancellation of the task that waits for the next list.
+    Ends with the sequence; raises its error if it has one. `aclose` cancels the sequence, as does the
+    cancellation of the task that waits for the next list. `ended`: nothing more will come.
     """
 
     def __init__(
