@@ -48,9 +48,9 @@ async def count_tokens(body: CountTokensRequest, request: Request) -> TokenCount
 
 def _answer_request(body: MessagesRequest) -> AnswerRequest:
     """What the body asks for. ParameterError names what does not go together with the rest."""
-    if isinstance(body.thinking, ThinkingEnabled) and body.thinking.budget_tokens >= body.max_tokens:
+    budget = body.thinking.budget_tokens if isinstance(body.thinking, ThinkingEnabled) else None
+    if budget is not None and budget >= body.max_tokens:
         raise ParameterError("thinking.budget_tokens", "thinking.budget_tokens must be less than max_tokens")
-    format = None if body.output_config is None else body.output_config.format
     options: dict[str, Any] = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
@@ -61,8 +61,16 @@ def _answer_request(body: MessagesRequest) -> AnswerRequest:
     return AnswerRequest(
         prompt=conversation_of(body),
         options=SamplingOptions(**{name: value for name, value in options.items() if value is not None}),
-        format=None if format is None else ResponseFormat.json_schema(format.json_schema),
+        format=_format(body),
+        reasoning_budget=budget,
     )
+
+
+def _format(body: MessagesRequest) -> ResponseFormat | None:
+    wanted = None if body.output_config is None else body.output_config.format
+    if wanted is None:
+        return None
+    return ResponseFormat.json_schema(wanted.json_schema, "output_config.format.schema")
 
 
 async def _whole(body: MessagesRequest, asked: AnswerRequest, request: Request) -> Response:

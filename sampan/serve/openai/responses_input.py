@@ -65,7 +65,7 @@ def _tool_choice(body: ResponsesRequest) -> str:
 def _format(body: ResponsesRequest) -> ResponseFormat | None:
     wanted = None if body.text is None else body.text.format
     if isinstance(wanted, NamedSchemaFormat):
-        return ResponseFormat.json_schema(wanted.json_schema)
+        return ResponseFormat.json_schema(wanted.json_schema, "text.format.schema")
     return ResponseFormat("json_object") if isinstance(wanted, JsonObjectFormat) else None
 
 
