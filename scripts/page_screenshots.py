@@ -54,7 +54,8 @@ TOKENS = """(count) => new Promise((resolve) => {
     const written = () => parseInt(/(\\d+) tokens$/.exec(figures().textContent)?.[1] ?? "0");
     const figures = () => [...document.querySelectorAll(".figures")].at(-1).lastChild ?? document.body;
     const watch = new MutationObserver(() => written() >= count && resolve());
-    watch.observe(document.querySelector("#messages"), { childList: true, characterData: true, subtree: true });
+    const everything = { childList: true, characterData: true, subtree: true };
+    watch.observe(document.querySelector("#messages"), everything);
 })"""
 
 

@@ -91,7 +91,11 @@ async function loadModels() {
 
 function showIdeas() {
   const ideas = ["idea-1", "idea-2", "idea-3"].map((key) =>
-    element("li", {}, element("button", { type: "button", on: { click: () => composer.fill(text(key)) } }, text(key))),
+    element(
+      "li",
+      {},
+      element("button", { type: "button", on: { click: () => composer.fill(text(key)) } }, text(key)),
+    ),
   );
   byId("ideas").replaceChildren(...ideas);
 }
@@ -138,7 +142,12 @@ onLanguage(showLanguage);
 
 document.addEventListener("keydown", (event) => {
   if (event.isComposing || document.querySelector("dialog[open]")) return;
-  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && event.key.toLowerCase() === "k") {
+  if (
+    (event.ctrlKey || event.metaKey) &&
+    !event.shiftKey &&
+    !event.altKey &&
+    event.key.toLowerCase() === "k"
+  ) {
     event.preventDefault();
     newChat();
   } else if (event.key === "Escape") {

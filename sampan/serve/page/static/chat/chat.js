@@ -78,6 +78,7 @@ export class Chat extends EventTarget {
       end: null,
       figures: null,
       error: null,
+      retryAt: null,
     };
     const body = {
       ...(model ? { model } : {}), // without one, the server answers with its first

@@ -126,7 +126,8 @@ function titleOf(chat) {
 
 /** An answer that was under way when the page was left is over. */
 function endUnfinished(message) {
-  if (["waiting", "busy", "writing"].includes(message.state)) message.state = message.content ? "lost" : "stopped";
+  if (["waiting", "busy", "writing"].includes(message.state))
+    message.state = message.content ? "lost" : "stopped";
 }
 
 function validList(list) {

@@ -20,7 +20,7 @@ export class QuestionView {
     const copyButton = iconButton("copy", text("copy"), () => copy(message.content, copyButton));
     this.element = element(
       "li",
-      { class: "message question", "aria-label": text("you") },
+      { "class": "message question", "aria-label": text("you") },
       this.#body,
       element("div", { class: "tools" }, copyButton, this.#editButton),
     );
@@ -61,7 +61,7 @@ export class QuestionView {
       element(
         "div",
         { class: "dialog-buttons" },
-        element("button", { type: "button", class: "quiet-button", on: { click: leave } }, text("cancel")),
+        quietButton("cancel", leave),
         element("button", { type: "button", class: "main-button", on: { click: send } }, text("save-send")),
       ),
     );
@@ -77,7 +77,7 @@ export class AnswerView {
   #answer;
   #actions;
   #shown = { content: 0, reasoning: 0, tools: "", state: "" };
-  #isBusy = false;
+  #canRetry = false;
   #content;
   #reasoning;
   #reasoningWords = element("span");
@@ -106,10 +106,9 @@ export class AnswerView {
     );
   }
 
+  /** Only a chat's last answer can be made again, and not while it is being made. */
   setBusy(isBusy, isLast) {
-    this.#isBusy = isBusy;
-    this.#retryButton.hidden = !isLast;
-    this.#retryButton.disabled = isBusy;
+    this.#canRetry = isLast && !isBusy;
   }
 
   update() {
@@ -127,6 +126,9 @@ export class AnswerView {
     this.element.querySelector(".reasoning").hidden = answer.reasoning === "";
     this.#reasoningWords.textContent = text(isWriting && !answer.content ? "thinking" : "thought");
     this.#copyButton.hidden = isWriting || answer.content === "";
+    // Where something went wrong, the words about it have the button.
+    const isWhole = answer.state === "done" || answer.state === "stopped";
+    this.#retryButton.hidden = !isWhole || !this.#canRetry;
     this.#showTools();
     this.#showState();
     this.#showFigures();
@@ -156,13 +158,15 @@ export class AnswerView {
 
   #showState() {
     const { state, end, error, retryAt } = this.#answer;
-    const signature = [state, end, retryAt, this.#isBusy].join();
+    const signature = [state, end, retryAt, this.#canRetry].join();
     if (signature === this.#shown.state) return;
     this.#shown.state = signature;
     this.#state.className = "state";
     this.#state.replaceChildren();
     if (state === "waiting") {
-      this.#state.append(element("span", { class: "waiting" }, text("waiting"), element("i"), element("i"), element("i")));
+      this.#state.append(
+        element("span", { class: "waiting" }, text("waiting"), element("i"), element("i"), element("i")),
+      );
     } else if (state === "busy") {
       this.#countDown(retryAt);
     } else if (state === "failed") {
@@ -181,13 +185,9 @@ export class AnswerView {
   }
 
   #problem(words) {
-    this.#state.classList.add("with-problem");
-    const button = element(
-      "button",
-      { type: "button", class: "quiet-button", on: { click: this.#actions.retry } },
-      text("try-again"),
-    );
-    this.#state.append(element("p", { class: "problem" }, words), button);
+    this.#state.classList.add("with-buttons", "with-problem");
+    this.#state.append(element("p", { class: "problem" }, words));
+    if (this.#canRetry) this.#state.append(quietButton("try-again", this.#actions.retry));
   }
 
   #countDown(until) {
@@ -195,15 +195,12 @@ export class AnswerView {
     const tick = () => {
       const seconds = Math.max(Math.ceil((until - Date.now()) / 1000), 0);
       words.textContent = text("busy", { seconds });
-      if (this.#answer.retryAt === until && this.#answer.state === "busy" && words.isConnected) setTimeout(tick, 250);
+      const { state, retryAt } = this.#answer;
+      if (state === "busy" && retryAt === until && words.isConnected) setTimeout(tick, 250);
     };
     const { tryNow, stop } = this.#actions;
-    this.#state.classList.add("with-problem");
-    this.#state.append(
-      words,
-      element("button", { type: "button", class: "quiet-button", on: { click: tryNow } }, text("try-now")),
-      element("button", { type: "button", class: "quiet-button", on: { click: stop } }, text("give-up")),
-    );
+    this.#state.classList.add("with-buttons");
+    this.#state.append(words, quietButton("try-now", tryNow), quietButton("give-up", stop));
     queueMicrotask(tick);
   }
 
@@ -238,6 +235,10 @@ export function isSendKey(event) {
 export function fitHeight(area) {
   area.style.height = "auto";
   area.style.height = `${area.scrollHeight + area.offsetHeight - area.clientHeight}px`;
+}
+
+function quietButton(key, click) {
+  return element("button", { type: "button", class: "quiet-button", on: { click } }, text(key));
 }
 
 function growingMarkdown(className) {

@@ -31,7 +31,9 @@ export class Models {
   show() {
     const wanted = this.name || read(CHOSEN, "");
     const options = this.#names.map((name) => element("option", { value: name }, shortName(name)));
-    this.#select.replaceChildren(...(options.length ? options : [element("option", { value: "" }, text("no-model"))]));
+    this.#select.replaceChildren(
+      ...(options.length ? options : [element("option", { value: "" }, text("no-model"))]),
+    );
     if (this.#names.includes(wanted)) this.#select.value = wanted;
     this.#select.disabled = this.#names.length === 0;
   }

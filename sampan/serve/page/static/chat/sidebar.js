@@ -33,9 +33,17 @@ export class Sidebar {
       if (!groups.has(day)) groups.set(day, []);
       groups.get(day).push(this.#entry(entry));
     }
-    const parts = [...groups].flatMap(([day, entries]) => [element("h2", {}, text(day)), element("ul", {}, ...entries)]);
-    byId("chats").replaceChildren(...(parts.length ? parts : [element("p", { class: "hint" }, text("no-chats"))]));
-    if (focused) byId("chats").querySelector(`[data-chat="${CSS.escape(focused)}"]`)?.focus();
+    const parts = [...groups].flatMap(([day, entries]) => [
+      element("h2", {}, text(day)),
+      element("ul", {}, ...entries),
+    ]);
+    byId("chats").replaceChildren(
+      ...(parts.length ? parts : [element("p", { class: "hint" }, text("no-chats"))]),
+    );
+    if (focused)
+      byId("chats")
+        .querySelector(`[data-chat="${CSS.escape(focused)}"]`)
+        ?.focus();
   }
 
   /** Closes the drawer that the list is in on small screens; false when it was not open. */
@@ -58,12 +66,12 @@ export class Sidebar {
     const open = element(
       "button",
       {
-        type: "button",
-        class: isRunning ? "chat running" : "chat",
+        "type": "button",
+        "class": isRunning ? "chat running" : "chat",
         title,
         "data-chat": id,
         "aria-current": id === this.#current ? "page" : null,
-        on: { click: () => this.#actions.open(id) },
+        "on": { click: () => this.#actions.open(id) },
       },
       element("span", {}, title || text("untitled")),
       isRunning ? element("span", { class: "unseen" }, text("is-answering")) : null,

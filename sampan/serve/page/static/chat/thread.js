@@ -51,7 +51,8 @@ export class Thread {
       if (!elements.includes(child)) child.remove();
     }
     for (const [index, element] of elements.entries()) {
-      if (this.#list.children[index] !== element) this.#list.insertBefore(element, this.#list.children[index] ?? null);
+      if (this.#list.children[index] !== element)
+        this.#list.insertBefore(element, this.#list.children[index] ?? null);
     }
     for (const view of this.#views.values()) view.update();
     this.#onEmpty(messages.length === 0);

@@ -13,12 +13,18 @@ export function svg(tag, attributes = {}, ...children) {
 
 /** One of the drawings at the top of index.html. */
 export function icon(name) {
-  return svg("svg", { class: "icon", "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
+  return svg("svg", { "class": "icon", "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
 }
 
 /** A button that shows an icon and says its name to those who do not see it. */
 export function iconButton(name, label, onClick, attributes = {}) {
-  const given = { type: "button", class: "icon-button", title: label, "aria-label": label, ...attributes };
+  const given = {
+    "type": "button",
+    "class": "icon-button",
+    "title": label,
+    "aria-label": label,
+    ...attributes,
+  };
   return element("button", { ...given, on: { click: onClick } }, icon(name));
 }
 

@@ -22,7 +22,8 @@ export function notify(words, action = null) {
     hide();
     action.run();
   };
-  const button = action && element("button", { type: "button", class: "quiet-button", on: { click: run } }, action.label);
+  const button =
+    action && element("button", { type: "button", class: "quiet-button", on: { click: run } }, action.label);
   notice.replaceChildren(words, ...(button ? [button] : []));
   notice.hidden = false;
   clearTimeout(timer);

@@ -292,7 +292,10 @@ export function text(key, values = {}) {
 }
 
 export function number(value, digits = 0) {
-  return value.toLocaleString(text("locale"), { maximumFractionDigits: digits, minimumFractionDigits: digits });
+  return value.toLocaleString(text("locale"), {
+    maximumFractionDigits: digits,
+    minimumFractionDigits: digits,
+  });
 }
 
 export function switchLanguage() {

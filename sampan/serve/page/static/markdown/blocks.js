@@ -312,7 +312,10 @@ export class BlockParser {
 
 /** The cells of a table's row; a bar after a backslash or in code belongs to its cell. */
 export function cells(line) {
-  const inner = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  const inner = line
+    .trim()
+    .replace(/^\|/, "")
+    .replace(/(?<!\\)\|$/, "");
   const found = [];
   let cell = "";
   let code = false;

@@ -61,7 +61,11 @@ const SQL = {
 const DATA = { strings: ['"', "'"], keywords: words("true false null yes no on off") };
 const JSON_DATA = { strings: ['"'], keywords: words("true false null") };
 const MARKED_DATA = { ...DATA, line: ["#"] };
-const CSS = { block: ["/*", "*/"], strings: ['"', "'"], keywords: words("important inherit initial none auto") };
+const CSS = {
+  block: ["/*", "*/"],
+  strings: ['"', "'"],
+  keywords: words("important inherit initial none auto"),
+};
 const MARKUP = { block: ["<!--", "-->"], strings: ['"', "'"], keywords: words("") };
 
 const LANGUAGES = {

@@ -4,8 +4,10 @@
 // close emphasis, because there are no spaces between words. Every line break is shown. Images are links,
 // because the page loads nothing from elsewhere.
 
-const DEEPEST = 24;
+import { depthOf, emphasize } from "./emphasis.js";
+
 const LONGEST_ADDRESS = 2048;
+const DEEPEST_BRACKETS = 24; // within an address
 
 const PLAIN = /(?:(?!https?:\/\/)[^\\`*_~[\]!<&\n])+/y;
 const BARE_ADDRESS = /https?:\/\/[\x21\x23-\x26\x28-\x3b\x3d\x3f-\x5f\x61-\x7b\x7d\x7e]{1,2048}/y;
@@ -15,7 +17,8 @@ const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00
 
 const SPACE = /^\s$/u;
 const PUNCTUATION = /^[\p{P}\p{S}]$/u;
-const IDEOGRAPH = /^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\u3000-\u303f\uff00-\uffef]$/u;
+const IDEOGRAPH =
+  /^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\u3000-\u303f\uff00-\uffef]$/u;
 
 /**
  * The tree of a paragraph's text: nodes {kind: "text" | "code", text}, {kind: "strong" | "emphasis" |
@@ -234,7 +237,13 @@ class InlineParser {
   }
 
   #link(address, shown) {
-    this.#items.push({ kind: "link", address, title: null, children: [{ kind: "text", text: shown }], depth: 1 });
+    this.#items.push({
+      kind: "link",
+      address,
+      title: null,
+      children: [{ kind: "text", text: shown }],
+      depth: 1,
+    });
   }
 
   #entity() {
@@ -250,92 +259,6 @@ class InlineParser {
   }
 }
 
-/** Pairs marks of emphasis (CommonMark's "process emphasis"), each opener and closer looked at once. */
-function emphasize(items, open) {
-  const out = [];
-  const openers = []; // indices into out
-  const bottoms = new Map(); // below which height of `openers` a kind of closer has no match
-
-  const pair = (closer) => {
-    const key = `${closer.mark}${closer.opens}${closer.length % 3}`;
-    const bottom = bottoms.get(key) ?? 0;
-    for (let i = openers.length - 1; i >= bottom; i -= 1) {
-      if (matches(out[openers[i]], closer)) return i;
-    }
-    bottoms.set(key, openers.length);
-    return null;
-  };
-
-  const wrap = (height, used) => {
-    const index = openers[height];
-    const children = textOfMarks(out.splice(index + 1));
-    const opener = out[index];
-    openers.length = height + 1;
-    opener.count -= used;
-    const kind = opener.mark === "~" ? "strike" : used === 2 ? "strong" : "emphasis";
-    const depth = depthOf(children) + 1;
-    if (opener.count === 0) {
-      out.pop();
-      openers.pop();
-    }
-    for (const [key, bottom] of bottoms) bottoms.set(key, Math.min(bottom, openers.length));
-    if (depth <= DEEPEST) out.push({ kind, children, depth });
-    else out.push(...children);
-  };
-
-  for (const entry of items) {
-    if (!entry.mark) {
-      out.push(entry);
-      continue;
-    }
-    let height = null;
-    while (entry.closes && entry.count > 0 && (height = pair(entry)) !== null) {
-      const used = entry.count >= 2 && out[openers[height]].count >= 2 ? 2 : 1;
-      wrap(height, used);
-      entry.count -= used;
-    }
-    if (entry.count === 0) continue;
-    if (entry.opens) openers.push(out.length);
-    out.push(entry);
-  }
-  while (open && openers.length > 0) {
-    const opener = out[openers.at(-1)];
-    if (opener.alone && openers.at(-1) < out.length - 1 && (opener.mark !== "~" || opener.count === 2)) {
-      wrap(openers.length - 1, Math.min(opener.count, 2));
-    } else {
-      openers.pop();
-    }
-  }
-  return textOfMarks(out);
-}
-
-function matches(opener, closer) {
-  if (opener.mark !== closer.mark) return false;
-  if (opener.mark === "~") return opener.count === 2 && closer.count === 2;
-  const both = opener.closes || closer.opens;
-  const sum = opener.length + closer.length;
-  return !both || sum % 3 !== 0 || (opener.length % 3 === 0 && closer.length % 3 === 0);
-}
-
-/** The nodes, with marks that paired with nothing as text and neighbouring texts joined. */
-function textOfMarks(items) {
-  const nodes = [];
-  for (const entry of items) {
-    const node = entry.mark ? { kind: "text", text: entry.mark.repeat(entry.count) } : entry;
-    const last = nodes.at(-1);
-    if (node.kind === "text" && last?.kind === "text") {
-      nodes[nodes.length - 1] = { kind: "text", text: last.text + node.text };
-    } else if (node.kind !== "text" || node.text !== "") {
-      nodes.push(node);
-    }
-  }
-  return nodes;
-}
-
-function depthOf(nodes) {
-  return nodes.reduce((most, node) => Math.max(most, node.depth ?? 0), 0);
-}
-
 /** "(address "title")" at a position: {address, title, end}, or null. */
 function linkTarget(text, at) {
   if (text[at] !== "(") return null;
@@ -347,7 +270,7 @@ function linkTarget(text, at) {
     end += angle[0].length;
   } else {
     for (let depth = 0; end < part.length && !/\s/.test(part[end]); end += 1) {
-      if (part[end] === "(" && (depth += 1) > DEEPEST) return null;
+      if (part[end] === "(" && (depth += 1) > DEEPEST_BRACKETS) return null;
       if (part[end] === ")" && (depth -= 1) < 0) break;
     }
   }

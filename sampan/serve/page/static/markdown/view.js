@@ -150,7 +150,9 @@ class CodeLeaf {
     this.#code = element("code");
     this.#highlighter = highlighter(language);
     const header = codeHeader(language, () => this.#text.join("").replace(/\n$/, ""));
-    parent.append(element("figure", { class: "code" }, header, element("pre", { tabindex: "0" }, this.#code)));
+    parent.append(
+      element("figure", { class: "code" }, header, element("pre", { tabindex: "0" }, this.#code)),
+    );
   }
 
   append(text) {

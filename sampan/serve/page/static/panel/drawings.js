@@ -9,12 +9,12 @@ const HEIGHT = 32;
 export class Sparkline {
   #length;
   #area = svg("path", { class: "spark-area" });
-  #line = svg("path", { class: "spark-line", "vector-effect": "non-scaling-stroke" });
+  #line = svg("path", { "class": "spark-line", "vector-effect": "non-scaling-stroke" });
 
   /** `length`: how many values fill the width. */
   constructor(length) {
     this.#length = length;
-    const box = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" };
+    const box = { "viewBox": `0 0 ${WIDTH} ${HEIGHT}`, "preserveAspectRatio": "none", "aria-hidden": "true" };
     this.element = svg("svg", { class: "spark", ...box }, this.#area, this.#line);
   }
 
@@ -41,10 +41,14 @@ const WAVE = 8;
 export class Tank {
   #held = svg("path", { fill: "url(#tank-water)", d: surface(0) });
   #kept = svg("path", { class: "water-kept", d: surface(16) });
-  #boat = svg("g", { class: "tank-boat" }, svg("use", { href: "#boat", x: 114, y: -20, width: 56, height: 25.2 }));
+  #boat = svg(
+    "g",
+    { class: "tank-boat" },
+    svg("use", { href: "#boat", x: 114, y: -20, width: 56, height: 25.2 }),
+  );
 
   constructor() {
-    const box = { viewBox: `0 0 ${TANK.width} ${TANK.height}`, "aria-hidden": "true" };
+    const box = { "viewBox": `0 0 ${TANK.width} ${TANK.height}`, "aria-hidden": "true" };
     const stops = [svg("stop", { offset: 0 }), svg("stop", { offset: 1 })];
     const gradient = svg("linearGradient", { id: "tank-water", x1: 0, y1: 0, x2: 0, y2: 1 }, ...stops);
     this.element = svg("svg", { class: "tank", ...box }, gradient, this.#boat, this.#kept, this.#held);

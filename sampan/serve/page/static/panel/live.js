@@ -65,7 +65,13 @@ export class LiveView {
     const cards = Object.values(this.#cards).map((card) => card.element);
     this.#root.replaceChildren(
       this.#problem,
-      element("section", { class: "memory" }, element("h3", {}, text("memory")), this.#tank.element, this.#memory),
+      element(
+        "section",
+        { class: "memory" },
+        element("h3", {}, text("memory")),
+        this.#tank.element,
+        this.#memory,
+      ),
       element("div", { class: "cards" }, ...cards),
       element("section", {}, element("h3", {}, text("weights")), this.#models),
     );
@@ -119,7 +125,12 @@ export class LiveView {
       const loaded = progress?.total ? ` ${number((progress.done / progress.total) * 100)}%` : "";
       const state = text(`phase-${phase}`) + loaded;
       const words = memory ? `${bytes(memory.held)}, ${state}` : state;
-      return element("li", { "data-phase": phase }, element("span", {}, shortName(name)), element("small", {}, words));
+      return element(
+        "li",
+        { "data-phase": phase },
+        element("span", {}, shortName(name)),
+        element("small", {}, words),
+      );
     });
     const all = text("of-budget", { used: bytes(used), budget: bytes(budget) });
     this.#models.replaceChildren(...items, element("li", { class: "hint" }, all));
@@ -134,7 +145,13 @@ class Card {
 
   constructor(title) {
     const value = element("p", {}, this.#value, this.#unit);
-    this.element = element("section", { class: "card" }, element("h3", {}, title), value, this.#spark.element);
+    this.element = element(
+      "section",
+      { class: "card" },
+      element("h3", {}, title),
+      value,
+      this.#spark.element,
+    );
   }
 
   set(value, unit, values, least = 1) {

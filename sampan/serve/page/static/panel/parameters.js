@@ -60,11 +60,11 @@ export function showProblem(name, message) {
 function field({ name, step }) {
   const problem = element("p", { class: "problem", id: `${name}-problem`, hidden: true });
   const input = element("input", {
-    id: name,
-    type: "number",
-    step: "any",
-    inputmode: "decimal",
-    placeholder: text("default"),
+    "id": name,
+    "type": "number",
+    "step": "any",
+    "inputmode": "decimal",
+    "placeholder": text("default"),
     "aria-describedby": `${name}-help ${name}-problem`,
   });
   input.value = chosen[name] ?? "";
@@ -96,5 +96,7 @@ function tell(input, problem, message) {
 
 function validated(kept) {
   const known = [...PARAMETERS, ...MIXTURE_PARAMETERS].map(({ name }) => name);
-  return Object.fromEntries(known.filter((name) => Number.isFinite(kept?.[name])).map((name) => [name, kept[name]]));
+  return Object.fromEntries(
+    known.filter((name) => Number.isFinite(kept?.[name])).map((name) => [name, kept[name]]),
+  );
 }

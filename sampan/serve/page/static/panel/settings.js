@@ -18,13 +18,17 @@ export class Settings {
 
   /** Makes the form anew: in another language, or with a key to forget. */
   show() {
-    this.#system = element("textarea", { id: "system", rows: "4", "aria-describedby": "system-hint" });
+    this.#system = element("textarea", { "id": "system", "rows": "4", "aria-describedby": "system-hint" });
     this.#system.addEventListener("input", () => {
       this.#actions.chat().system = this.#system.value;
       this.#actions.changed();
     });
     this.showChat();
-    const reset = element("button", { type: "button", class: "quiet-button", on: { click: resetParameters } }, text("reset"));
+    const reset = element(
+      "button",
+      { type: "button", class: "quiet-button", on: { click: resetParameters } },
+      text("reset"),
+    );
     this.#root.replaceChildren(
       element(
         "section",
@@ -40,7 +44,13 @@ export class Settings {
         parameterForm(),
         element("p", { class: "hint" }, text("parameters-hint")),
       ),
-      element("section", { class: "stored" }, element("h3", {}, text("data")), this.#deleteButton(), this.#keyButton()),
+      element(
+        "section",
+        { class: "stored" },
+        element("h3", {}, text("data")),
+        this.#deleteButton(),
+        this.#keyButton(),
+      ),
     );
   }
 
@@ -53,7 +63,11 @@ export class Settings {
     const ask = async () => {
       if (await confirmed(text("delete-all-question"), text("delete"))) this.#actions.deleteAll();
     };
-    return element("button", { type: "button", class: "quiet-button danger", on: { click: ask } }, text("delete-all"));
+    return element(
+      "button",
+      { type: "button", class: "quiet-button danger", on: { click: ask } },
+      text("delete-all"),
+    );
   }
 
   #keyButton() {
@@ -63,7 +77,11 @@ export class Settings {
       this.show();
     };
     return hasKey()
-      ? element("button", { type: "button", class: "quiet-button", on: { click: forget } }, text("forget-key"))
+      ? element(
+          "button",
+          { type: "button", class: "quiet-button", on: { click: forget } },
+          text("forget-key"),
+        )
       : null;
   }
 }
