@@ -32,7 +32,7 @@ OPERATIONS = [
     (method.lower(), route.path_format)
     for router in ROUTERS
     for route in router.routes
-    if isinstance(route, APIRoute)
+    if isinstance(route, APIRoute) and route.include_in_schema
     for method in route.methods
 ]
 LONGEST_NAME = 64
