@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -93,7 +94,8 @@ def serve(
     }
     settings = read_settings(config, **{name: value for name, value in flags.items() if value is not None})
     configure_logs(settings)
-    lifecycle.serve(settings, _say_ready)
+    # A log that programs read has the same in a line of its own.
+    lifecycle.serve(settings, _say_ready if sys.stderr.isatty() else None)
 
 
 def _say_ready(url: str) -> None:

@@ -30,24 +30,28 @@ def resident_bytes(buffer: NDArray[np.uint8], block: int | None = None) -> int:
     `block`: the buffer's bytes are touched in blocks of this size, from their first byte on, so that it is
     enough to look at that one. The time for a large buffer is far less then.
     """
+    start, size = buffer.ctypes.data, buffer.nbytes
     if sys.platform != "linux":
-        return buffer.nbytes
-    if block is None:
-        present = _resident_pages(buffer.ctypes.data, buffer.nbytes) * mmap.PAGESIZE
-    else:
-        start, end = buffer.ctypes.data, buffer.ctypes.data + buffer.nbytes
-        # The kernel wants whole pages; the first byte of a block lies anywhere in one.
-        firsts = (address - address % mmap.PAGESIZE for address in range(start, end, block))
-        present = sum(_resident_pages(address, 1) for address in firsts) * block
-    return min(present, buffer.nbytes)
+        return size
+    try:
+        if block is None:
+            present = _resident_pages(start, size) * mmap.PAGESIZE
+        else:
+            # The kernel wants the addresses of whole pages; a block's first byte lies anywhere in one.
+            firsts = (address - address % mmap.PAGESIZE for address in range(start, start + size, block))
+            present = sum(_resident_pages(address, 1) for address in firsts) * block
+    except OSError:  # a sandbox that does not allow the call
+        return size
+    return min(present, size)
 
 
 def _resident_pages(address: int, size: int) -> int:
-    pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
-    if _libc().mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages):
+    pages = np.empty(-(-size // mmap.PAGESIZE), np.uint8)
+    arguments = ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_void_p(pages.ctypes.data)
+    if _libc().mincore(*arguments):
         raise OSError(ctypes.get_errno(), f"mincore of {size} bytes")
     # The other bits of each byte are reserved.
-    return int(np.count_nonzero(np.frombuffer(pages.raw, np.uint8) & 1))
+    return int(np.count_nonzero(pages & 1))
 
 
 @cache

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sampan.errors import AuthenticationError, ConfigurationError, ForbiddenError
 from sampan.serve.keys import KeyRing
+from sampan.serve.page.router import PREFIX as PAGE_FILES
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
 
 HEALTH_PATH = "/health"
-# The page and its files, which a browser loads before it can ask for a key.
-_PAGE_PATH, _PAGE_FILES = "/", "/page/"
-
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -91,7 +88,7 @@ class AccessControl:
         origin = headers.get("origin")
         if origin is None or origin.lower() in self._origins:
             return
-        if urlsplit(origin).netloc.lower() != host:
+        if origin.lower().partition("://")[2] != host:
             raise ForbiddenError(
                 f"web pages of {origin[:100]!r} may not use this server; the setting cors_origins allows them"
             )
@@ -111,7 +108,8 @@ class AccessControl:
 
 
 def _is_open(path: str) -> bool:
-    return path in (HEALTH_PATH, _PAGE_PATH) or path.startswith(_PAGE_FILES)
+    """Whether a path needs no key. A browser loads the page before it can ask for one."""
+    return path in (HEALTH_PATH, "/") or path.startswith(PAGE_FILES)
 
 
 def _without_port(host: str) -> str:

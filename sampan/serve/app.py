@@ -15,12 +15,14 @@ from sampan.serve import models, operations
 from sampan.serve.access import AccessControl
 from sampan.serve.anthropic import messages
 from sampan.serve.context import REQUEST_ID, RequestContext
+from sampan.serve.document import DocumentedAPI
 from sampan.serve.errors import Problem, error_response, problem_of, validation_problem
 from sampan.serve.host.host import ModelHost
 from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
 from sampan.serve.logs import RequestLog
 from sampan.serve.metrics import ServerMetrics
 from sampan.serve.openai import chat, completions, embeddings, responses
+from sampan.serve.page import router as page
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
 from sampan.serve.tracing import Tracing
@@ -33,6 +35,7 @@ ROUTERS = (
     embeddings.router,
     responses.router,
     messages.router,
+    page.router,
 )
 
 
@@ -44,7 +47,7 @@ def create_app(
     Routes find `settings`, `host`, `metrics` and `server` (its `ServerState`) in `request.app.state`, and
     `request_id`, `client` and `deadline` in `request.state`.
     """
-    app = FastAPI(title="Sampan", version=operations.installed_version(), docs_url=None, redoc_url=None)
+    app = DocumentedAPI(title="Sampan", version=operations.installed_version(), docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.host = host
     app.state.metrics = metrics

@@ -63,6 +63,7 @@ class RequestContext:
             record.ended = time.monotonic()
             for finished in self._finished:
                 finished(scope, record)
+            record.release()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         try:

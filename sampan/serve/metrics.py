@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,6 +31,8 @@ class ServerMetrics:
     """What is counted as it happens, on the event loop; the rest is read from the host when asked for."""
 
     def __init__(self) -> None:
+        # When a series began is a series of its own otherwise.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._finished = self._counter(
             "request_success", "Sequences that ended, by the reason.", _MODEL, "finished_reason"

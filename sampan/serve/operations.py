@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sampan.serve.limits import ServerState
 from sampan.serve.metrics import CONTENT_TYPE, ServerMetrics
@@ -15,7 +16,7 @@ from sampan.serve.metrics import CONTENT_TYPE, ServerMetrics
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health")
+@router.get("/health", responses={503: {"description": "The server starts or drains"}})
 async def health(request: Request) -> JSONResponse:
     """Whether requests are taken: 200 when ready, 503 while the server starts or drains. Needs no key."""
     state: ServerState = request.app.state.server
@@ -28,7 +29,7 @@ async def sampan_version() -> dict[str, str]:
     return {"version": installed_version()}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Figures in Prometheus' text format."""
     figures: ServerMetrics = request.app.state.metrics
@@ -50,6 +51,7 @@ async def status(request: Request) -> dict[str, Any]:
     }
 
 
+@cache
 def installed_version() -> str:
     """The version of the installed package."""
     try:

@@ -52,6 +52,13 @@ class RequestRecord:
         """Why the answers ended, in the order in which they were begun."""
         return [sequence.finish_reason or "unfinished" for sequence in self.sequences]
 
+    def release(self) -> None:
+        """Let go of the model. The server's own objects for a connection refer to each other, so this record
+        may outlive its request until the garbage collector comes.
+        """
+        self.sequences.clear()
+        self.decode = None
+
 
 _current: ContextVar[RequestRecord | None] = ContextVar("sampan_request", default=None)
 

@@ -104,15 +104,17 @@ class ServeSettings(BaseSettings):
     kv: Literal["bf16", "int8"] = Field(default="bf16", description="precision of the KV cache")
     threads: PositiveInt | None = Field(default=None, description="CPU threads; one per core unless given")
 
-    max_requests: PositiveInt = Field(default=512, description="requests at once; more get a 503")
+    max_requests: PositiveInt = Field(default=256, description="requests at once; more get a 503")
     max_waiting: PositiveInt = Field(
         default=256, description="requests that wait for a model; more get a 429"
     )
     max_running: PositiveInt = Field(default=64, description="sequences in a model's batch at most")
     max_choices: PositiveInt = Field(default=16, description="largest `n` of a request")
-    max_body: Bytes = Field(default=ByteSize(8 * 2**20), description="largest body of a request")
+    max_body: Bytes = Field(default=ByteSize(4 * 2**20), description="largest body of a request")
+    max_grammar: PositiveInt = Field(
+        default=65536, description="characters of a request's schema, regex or grammar"
+    )
     max_header: Bytes = Field(default=ByteSize(64 * 2**10), description="largest head of a request")
-    max_grammar: Bytes = Field(default=ByteSize(64 * 2**10), description="largest schema, regex or grammar")
     header_timeout: Seconds = Field(default=10.0, description="seconds for a client to send a request's head")
     body_timeout: Seconds = Field(default=60.0, description="seconds for a client to send a request's body")
     keep_alive_timeout: PositiveInt = Field(default=75, description="seconds that an idle connection is kept")

@@ -47,8 +47,9 @@ def test_every_route_but_health_wants_a_key(guarded: LiveServer, path: str) -> N
         assert ask(guarded.url + path, headers=headers).status == (404 if path == "/nothing" else 200)
 
 
-def test_health_wants_none(guarded: LiveServer) -> None:
-    assert ask(guarded.url + "/health").status == 200
+@pytest.mark.parametrize("path", ["/health", "/", "/page/app.js"])
+def test_health_and_the_page_want_none(guarded: LiveServer, path: str) -> None:
+    assert ask(guarded.url + path).status == 200
 
 
 def test_errors_have_the_form_of_the_api(guarded: LiveServer) -> None:
@@ -83,6 +84,8 @@ def test_pages_of_other_sites_may_not_use_the_server(guarded: LiveServer) -> Non
         ("https://evil.example", 403),
         ("http://localhost:1", 403),
         ("null", 403),
+        ("http://[::1", 403),
+        ("", 403),
     ):
         answer = ask(guarded.url + "/v1/models", headers={"origin": origin, "host": own, "x-api-key": KEY})
         assert answer.status == status

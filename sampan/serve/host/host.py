@@ -60,6 +60,7 @@ class ModelHost:
         self._models: dict[str, HostedModel] = {}
         # Who loads, evicts or reserves memory does so alone.
         self._memory_lock = asyncio.Lock()
+        self._compile_lock = asyncio.Lock()
         self._closed = False
         self.budget = memory_budget(settings)
         for model in settings.models or (ModelSettings(reference=DEFAULT_REFERENCE),):
@@ -73,10 +74,9 @@ class ModelHost:
         """Compile the kernels and load the models that are to be there from the start: the first, and those
         with `preload`. Raises what the first failure raises.
         """
-        await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
-        entries = list(self._models.values())
-        for entry in entries:
-            if entry is entries[0] or entry.settings.preload:
+        await self._compile()
+        for index, entry in enumerate(self._entries()):
+            if index == 0 or entry.settings.preload:
                 await self.load(entry.name)
 
     def names(self) -> list[str]:
@@ -124,7 +124,8 @@ class ModelHost:
         async with self._memory_lock:
             if entry.leases or entry.preparing is not None:
                 raise ModelBusyError(
-                    f"{entry.name} cannot be unloaded: it has {entry.leases} requests; try again later"
+                    f"{entry.name} cannot be unloaded: {entry.leases} requests have it or wait for it; try "
+                    "again later"
                 )
             if entry.served is not None:
                 await self._evict(entry, "asked for")
@@ -178,15 +179,21 @@ class ModelHost:
                 async with self._memory_lock:
                     served = entry.served
                     await self._make_room(entry, measure(served.model))
-        except SampanError as error:
-            entry.error = str(error)
+        except Exception as error:
+            entry.error = str(error) if isinstance(error, SampanError) else repr(error)
             log_event(logging.WARNING, "model not ready", model=entry.name, reason=entry.error)
             raise
         entry.error, entry.ready = None, entry.leases > 0
         return served
 
+    async def _compile(self) -> None:
+        # One at a time: whoever comes second finds the kernels compiled.
+        async with self._compile_lock:
+            await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
+
     async def _load(self, entry: HostedModel) -> ServedModel:
         started = time.perf_counter()
+        await self._compile()
         # Fetching and converting take long and little memory: other models load meanwhile.
         progress = partial(_show_progress, entry)
         _, pack = await in_thread(
@@ -273,11 +280,15 @@ class ModelHost:
         log_event(logging.INFO, "model unloaded", model=entry.name, reason=reason)
 
     def _others(self, entry: HostedModel) -> list[HostedModel]:
-        return [other for other in self._models.values() if other is not entry and other.served is not None]
+        return [other for other in self._entries() if other is not entry and other.served is not None]
 
     def _server_memory(self) -> int:
-        memories = (entry.memory() for entry in self._models.values())
+        memories = (entry.memory() for entry in self._entries())
         return server_memory(memory for memory in memories if memory is not None)
+
+    def _entries(self) -> list[HostedModel]:
+        """All models. A copy: a load asks from its thread, while requests may find more in the catalogue."""
+        return list(self._models.values())
 
 
 def _claim(entry: HostedModel) -> int:

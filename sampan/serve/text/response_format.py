@@ -122,4 +122,7 @@ def _check_inline_schemas(grammar: str, where: str) -> None:
             raise ParameterError(
                 where, f"{where}: %json at character {match.start()} of the grammar is not followed by JSON"
             ) from error
-        check_schema(schema, where)
+        try:
+            check_schema(schema, "%json")
+        except ParameterError as error:
+            raise ParameterError(where, f"{where}: {error}") from error

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import shutil
+import time
 import weakref
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from sampan.hub.home import lock, packs_folder
 from sampan.serve.host.host import ModelHost
 from sampan.serve.settings import ModelSettings
 from tests.serve.host.hosts import host_of, new_sequence, outputs_of
+from tests.serve.http_client import post
+from tests.serve.live_server import LiveServer
 
 pytestmark = pytest.mark.usefixtures("in_shared_home")
 
@@ -218,7 +221,7 @@ def test_unloading(roomy_folder: Path) -> None:
             async with host.lease("roomy") as served:
                 model = weakref.ref(served.model)
                 await outputs_of(served, new_sequence(served))
-                with pytest.raises(ModelBusyError, match="has 1 requests"):
+                with pytest.raises(ModelBusyError, match="1 requests have it"):
                     await host.unload("roomy")
             del served
             before = host.model_state("roomy")
@@ -242,6 +245,26 @@ def test_unloading(roomy_folder: Path) -> None:
         asyncio.run(run())
     finally:
         gc.enable()
+
+
+def test_what_requests_leave_behind_does_not_keep_a_model(roomy_folder: Path) -> None:
+    with LiveServer(ModelSettings(reference=str(roomy_folder), name="tiny")) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for stream in (False, True):
+                body = {"model": "tiny", "prompt": "a", "max_tokens": 2, "stream": stream}
+                assert post(server.url + "/v1/completions", body).status == 200
+            served = server.server.host._models["tiny"].served
+            assert served is not None
+            model = weakref.ref(served.model)
+            del served
+            while post(server.url + "/v1/models/unload", {"model": "tiny"}).status == 409:
+                pass  # the last request has been answered, but not ended
+            while model() is not None:
+                time.sleep(0.01)
+        finally:
+            gc.enable()
 
 
 def test_the_catalogue_is_served_where_allowed(roomy_folder: Path, fresh_folder: Path) -> None:
