@@ -65,6 +65,7 @@ class Runner:
         self.vocab_size = config.vocab_size
         self.max_batch_tokens = max_batch_tokens
         self.max_experts = most_experts(config, max_experts)
+        self.kv_dtype = kv_dtype
         self._context = context
         self._page_count = page_count
         self._closed = False
