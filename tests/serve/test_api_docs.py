@@ -52,7 +52,7 @@ def test_the_table_of_completions_has_what_chats_have_not() -> None:
 
 
 def test_ways_of_structured_outputs() -> None:
-    shown = {row[0].strip("`") for row in table(TEXT, "`structured_outputs` has vLLM's names")}
+    shown = {row[0].strip("`") for row in table(TEXT, "has vLLM's names")}
     fields = StructuredOutputs.model_fields.items()
     assert shown == {field.alias or name for name, field in fields}
 
