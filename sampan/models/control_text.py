@@ -32,6 +32,7 @@ class ControlTexts:
         self._beginnings = {text[:end] for text in self._texts for end in range(1, len(text))}
         self._ends = {text[start:] for text in self._texts for start in range(1, len(text))}
         self._longest = max(map(len, self._texts), default=0)
+        self._joined = "\n".join(self._texts)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
@@ -61,7 +62,7 @@ class ControlTexts:
         names with words.
         """
         sizes = range(1, min(self._longest, len(text) + 1))
-        inside = len(text) < self._longest and not text.isalnum() and any(text in t for t in self._texts)
+        inside = len(text) < self._longest and not text.isalnum() and text in self._joined
         return (
             bool(text) and (inside or any(text[:size] in self._ends for size in sizes)),
             any(text[-size:] in self._beginnings for size in sizes),

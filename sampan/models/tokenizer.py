@@ -199,8 +199,7 @@ class Tokenizer:
         guard = None
         if any(self.control_texts.threaten(text) for text in texts):
             guard = next(unused)
-            allowed = [text for text in self.control_texts if template.looks_for(text)]
-            conversation = guarded_messages(conversation, self.control_texts, guard, allowed)
+            conversation = guarded_messages(conversation, self.control_texts, guard, self._sought_texts)
             tools = guarded_value(tools, self.control_texts, guard)
             variables = guarded_value(variables, self.control_texts, guard)
         end = next(unused) if options.get("continue_final") else None
@@ -221,6 +220,12 @@ class Tokenizer:
         controls = frozenset(self.control_tokens.values())
         ids = self._encode(lambda: encode_guarded(self._tokenizer, text, guard, controls))
         return ChatPrompt(text.replace(guard, ""), ids)
+
+    @cached_property
+    def _sought_texts(self) -> frozenset[str]:
+        """Control texts that the chat template looks for in what it is given."""
+        template, _ = self._chat_template()
+        return frozenset(text for text in self.control_texts if template.looks_for(text))
 
     def _chat_template(self) -> tuple[ChatTemplate, TemplateTools]:
         if self.template_source is None:

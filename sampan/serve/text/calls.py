@@ -11,7 +11,8 @@ from sampan.serve.pieces import TextPiece, ToolArgumentsPiece, ToolStartPiece
 from sampan.serve.text.lark import LarkRules
 from sampan.serve.text.reader import Reader, Reads
 
-_NAME = re.compile(r"[^\s<>{}\"'|]{1,128}")
+NAME_CHARACTERS = re.compile(r"[^\s<>{}\"'|]*")
+_LONGEST_NAME = 128
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class CallParser(Reader):
 
     def _start(self, name: str, call_id: str | None = None) -> None:
         """A call of this tool begins. NotACall when `name` cannot be one."""
-        if not _NAME.fullmatch(name):
+        if not (0 < len(name) <= _LONGEST_NAME and NAME_CHARACTERS.fullmatch(name)):
             raise NotACall
         self._after_call = True
         self._write(ToolStartPiece(name, call_id))

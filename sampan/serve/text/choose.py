@@ -44,8 +44,7 @@ def reasoning_of(tokenizer: Tokenizer, rendered_prompt: str) -> Reasoning | None
     """How the answer to a prompt may begin with reasoning; None when it cannot, because the template has no
     marks for it or the prompt has closed them.
     """
-    template = tokenizer.template_source or ""
-    marks = next((marks for marks in REASONING_MARKS if marks.end in template), None)
+    marks = _reasoning_marks(tokenizer)
     if marks is None:
         return None
     # What the template or a continued message wrote of the answer: what follows the last other control token.
@@ -53,6 +52,11 @@ def reasoning_of(tokenizer: Tokenizer, rendered_prompt: str) -> Reasoning | None
     opening = rendered_prompt[start:]
     begun, ended = opening.rfind(marks.begin), opening.rfind(marks.end)
     return None if ended > begun else Reasoning(marks, begun >= 0)
+
+
+def _reasoning_marks(tokenizer: Tokenizer) -> ReasoningMarks | None:
+    template = tokenizer.template_source or ""
+    return next((marks for marks in REASONING_MARKS if marks.end in template), None)
 
 
 def call_format_of(tokenizer: Tokenizer) -> CallFormat:
@@ -96,7 +100,8 @@ def choose_decode(tokenizer: Tokenizer, *, tools: bool) -> Callable[[Sequence[in
     """How to decode an answer where the marks are control tokens: with them, without the other control
     tokens. None: as the engine always does.
     """
-    marks = {text for marks in REASONING_MARKS for text in (marks.begin, marks.end)}
+    reasoning = _reasoning_marks(tokenizer)
+    marks = set() if reasoning is None else {reasoning.begin, reasoning.end}
     if tools:
         marks |= set(call_format_of(tokenizer).marks)
     hidden = {token for text, token in tokenizer.control_tokens.items() if text not in marks}

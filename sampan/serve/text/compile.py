@@ -115,10 +115,8 @@ def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSc
         schema = ToolSchema.of(tool)
         if tool_choice in ("auto", "required", schema.name):
             where = f"tools[{number}].function.parameters"
-            if schema.parameters["type"] != "object":
-                kind = schema.parameters["type"]
-                raise ParameterError(where, f"{where}: must be of type object, not {kind!r:.40}")
             size += len(schema_text(schema.parameters, where))
+            _check_object(schema.parameters, where)
             chosen.append(schema)
     if not chosen:
         wanted = (
@@ -130,3 +128,14 @@ def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSc
             "tools", f"tools: their schemas have {size} characters, at most {MAXIMUM_TOOLS} are allowed"
         )
     return chosen
+
+
+def _check_object(schema: Mapping[str, Any], where: str) -> None:
+    """ParameterError when the schema of arguments is not one of an object with properties."""
+    if schema["type"] != "object":
+        raise ParameterError(where, f"{where}: must be of type object, not {schema['type']!r:.40}")
+    if not isinstance(schema.get("properties", {}), Mapping):
+        raise ParameterError(where, f"{where}: properties must be an object")
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+        raise ParameterError(where, f"{where}: required must be a list of names")

@@ -21,7 +21,6 @@ class GlmParser(TaggedCallParser):
     """Reads this format."""
 
     begins = (CALL_BEGIN,)
-    name_end = "\n"
     key_begin, key_end = "<arg_key>", "</arg_key>"
     value_begin, value_end = "<arg_value>", "</arg_value>"
     call_end = CALL_END

@@ -20,13 +20,18 @@ class LarkRules:
     def __init__(self, control_tokens: Mapping[str, int]) -> None:
         """`control_tokens`: ids of those that `text` may name; ordinary text cannot have them."""
         self._control = {text: f"<[{token}]>" for text, token in control_tokens.items()}
+        names = sorted(self._control, key=len, reverse=True)
+        self._names = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
         self._rules: list[str] = []
 
     def text(self, text: str) -> str:
-        """Exactly `text`, with control tokens where it has their texts."""
-        names = sorted(self._control, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
-        return " ".join(self._control.get(part) or _quoted(part) for part in parts if part)
+        """Exactly `text`, a format's own, with control tokens where it has their texts."""
+        parts = filter(None, self._names.split(text))
+        return self.sequence(*(self._control.get(part) or self.literal(part) for part in parts))
+
+    def literal(self, text: str) -> str:
+        """Exactly `text`, and no control tokens: for what a request brings."""
+        return json.dumps(text, ensure_ascii=False)
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """JSON that `schema` allows."""
@@ -72,10 +77,6 @@ class LarkRules:
 def with_json_options(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema with what llguidance shall know about white space."""
     return dict(schema) | {"x-guidance": _JSON_OPTIONS}
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _slashed(pattern: str) -> str:

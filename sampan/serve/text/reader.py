@@ -76,12 +76,16 @@ class Reader:
 
     def _space(self) -> Reads[str]:
         """White space, if it is next."""
-        space = ""
+        return (yield from self._matching(_SPACE))
+
+    def _matching(self, pattern: re.Pattern[str]) -> Reads[str]:
+        """As much as matches `pattern`, which is some kinds of characters, any number of them."""
+        parts: list[str] = []
         while True:
-            match = _SPACE.match(self._buffer)
-            space += self._take(match.end() if match else 0)
+            match = pattern.match(self._buffer)
+            parts.append(self._take(match.end() if match else 0))
             if self._buffer or not (yield from self._more()):
-                return space
+                return "".join(parts)
 
     def _one_of(self, *texts: str) -> Reads[str | None]:
         """Whichever of `texts` is next; None, and nothing is read, when none is."""

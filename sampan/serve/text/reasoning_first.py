@@ -25,7 +25,8 @@ class ReasoningFirst:
         self._grammar = grammar
         self._begin = None if reasoning.begun else tokenizer.added_tokens[reasoning.marks.begin]
         self._end = end_mark(tokenizer, reasoning.marks.end)
-        self._end_ids = np.array(sorted(tokenizer.eos_ids), np.int64)
+        end_ids = sorted(token for token in tokenizer.eos_ids if token < tokenizer.vocab_size)
+        self._end_ids = np.array(end_ids, np.int64)
 
     def start(self) -> ReasoningFirstConstraint:
         """The constraint of a new sequence."""

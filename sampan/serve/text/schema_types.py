@@ -12,26 +12,37 @@ _DEPTH = 16
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
-def allowed_types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
+def allowed_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
     """The types, of JSON Schema's seven, that a value may have: by `type`, `enum`, `const`, `anyOf`, `oneOf`
     and references within `root`. All of them where the schema does not say.
     """
+    return _allowed(schema, root, {}, 0)
+
+
+def _allowed(
+    schema: Any, root: Mapping[str, Any], known: dict[int, frozenset[str]], depth: int
+) -> frozenset[str]:
+    """`known`: results by the schema's identity, so that each is looked at once however often it is named."""
     if not isinstance(schema, Mapping) or depth > _DEPTH:
         return _TYPES
-    types = _TYPES
+    if id(schema) in known:
+        return known[id(schema)]
+    known[id(schema)] = types = _TYPES
     declared = schema.get("type")
     if declared is not None:
-        types &= frozenset(declared if isinstance(declared, list) else [declared])
+        names = declared if isinstance(declared, list) else [declared]
+        types &= frozenset(name for name in names if isinstance(name, str))
     if isinstance(schema.get("enum"), list):
         types &= frozenset(_type_of(value) for value in schema["enum"])
     if "const" in schema:
         types &= {_type_of(schema["const"])}
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            types &= frozenset().union(*(allowed_types(item, root, depth + 1) for item in schema[key]))
+            types &= frozenset().union(*(_allowed(item, root, known, depth + 1) for item in schema[key]))
     if isinstance(schema.get("$ref"), str):
-        types &= allowed_types(_resolved(schema["$ref"], root), root, depth + 1)
-    return types or _TYPES
+        types &= _allowed(_resolved(schema["$ref"], root), root, known, depth + 1)
+    known[id(schema)] = types or _TYPES
+    return known[id(schema)]
 
 
 def argument_text(text: str, types: frozenset[str]) -> str:

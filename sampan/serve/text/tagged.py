@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sampan.serve.text.calls import CallParser, NotACall, ToolSchema
+from sampan.serve.text.calls import NAME_CHARACTERS, CallParser, NotACall, ToolSchema
 from sampan.serve.text.lark import LarkRules
 from sampan.serve.text.reader import Reads
 from sampan.serve.text.schema_types import allowed_types, argument_text
@@ -20,9 +20,9 @@ class TaggedCallParser(CallParser):
     a type that its schema allows, or a string after all. The first closing tag ends a value.
     """
 
-    # What ends the name; the tags around a key; one before the value, where there is one; what ends the value
-    # and the call.
-    name_end: ClassVar[str]
+    # What ends the name, where more than white space does; the tags around a key; one before the value, where
+    # there is one; what ends the value and the call.
+    name_end: ClassVar[str] = ""
     key_begin: ClassVar[str]
     key_end: ClassVar[str]
     value_begin: ClassVar[str] = ""
@@ -33,23 +33,27 @@ class TaggedCallParser(CallParser):
 
     def _tagged_call(self) -> Reads[None]:
         """A call from where its name is next."""
-        name, mark = yield from self._held(self.name_end, self.key_begin, self.call_end)
-        if mark is None:
+        name = yield from self._matching(NAME_CHARACTERS)
+        if self.name_end and (yield from self._one_of(self.name_end)) is None:
             raise NotACall
-        if mark == self.name_end:
-            self._take(len(mark))
-        name = name.strip()
+        yield from self._space()
+        tag = yield from self._one_of(self.key_begin, self.call_end)
+        if tag is None and not self.name_end:
+            raise NotACall
         self._start(name)
         self._arguments("{")
         first = True
-        while (tag := (yield from self._up_to((self.key_begin, self.call_end), self._between))) is not None:
-            self._take(len(tag))
-            if tag == self.call_end:
-                self._arguments("}")
-                self._end()
-                return
-            if (yield from self._argument(self._schemas.get(name, {}), "" if first else ", ")):
+        while tag != self.call_end:
+            if tag is not None and (
+                yield from self._argument(self._schemas.get(name, {}), "" if first else ", ")
+            ):
                 first = False
+            tag = yield from self._up_to((self.key_begin, self.call_end), self._between)
+            if tag is None:
+                return
+            self._take(len(tag))
+        self._arguments("}")
+        self._end()
 
     def _between(self, text: str) -> None:
         """Text between arguments, where only white space belongs."""
@@ -101,19 +105,20 @@ def tagged_arguments(rules: LarkRules, tool: ToolSchema, tags: ArgumentTags) -> 
     What a schema says of strings beyond their `enum` or `const` is not in it: they have no quotes, so that
     only their end tag ends them.
     """
-    properties = tool.parameters.get("properties")
-    if not isinstance(properties, Mapping):
+    required = tool.parameters.get("required", [])
+    properties = tool.parameters.get("properties", {})
+    properties = {**properties, **{key: {} for key in required if key not in properties}}
+    if not properties:
         if tool.parameters.get("additionalProperties") is False:
             return ""
         key = rules.regex("[A-Za-z0-9_.-]{1,64}")
         begin, middle, after = (rules.text(tag) for tag in (tags.begin, tags.middle, tags.after))
         argument = rules.sequence(begin, key, middle, rules.up_to(tags.end), after)
         return rules.optional(rules.repeated(argument))
-    required = tool.parameters.get("required") or ()
     arguments = []
     for key, schema in properties.items():
-        head = rules.text(f"{tags.begin}{key}{tags.middle}")
         value = _value(rules, schema, tool.parameters, tags.end)
+        head = rules.sequence(rules.text(tags.begin), rules.literal(key), rules.text(tags.middle))
         argument = rules.sequence(head, value, rules.text(tags.after))
         arguments.append(argument if key in required else rules.optional(argument))
     return rules.sequence(*arguments)
@@ -124,7 +129,9 @@ def _value(rules: LarkRules, schema: Any, root: Mapping[str, Any], end: str) -> 
     if "string" not in types:
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
         return rules.sequence(rules.json({**definitions, **schema}), rules.text(end))
-    choices = schema.get("enum", [schema["const"]] if "const" in schema else None) if schema else None
+    choices = None
+    if isinstance(schema, Mapping):
+        choices = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
-        return rules.sequence(rules.one_of(rules.text(choice) for choice in choices), rules.text(end))
+        return rules.sequence(rules.one_of(rules.literal(choice) for choice in choices), rules.text(end))
     return rules.up_to(end)

@@ -14,7 +14,7 @@ import numpy as np
 from llguidance import LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from sampan.errors import UnsupportedError
+from sampan.errors import RequestError, UnsupportedError
 from sampan.models.tokenizer import Tokenizer
 
 # A character that merges with no other.
@@ -48,38 +48,43 @@ def grammar_vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
     """The tokenizer's vocabulary for grammars; making it takes up to a second. Control tokens are not text
     there, all others are. UnsupportedError when grammars cannot work with it.
     """
-    if not tokenizer.eos_ids:
+    end_ids = sorted(token for token in tokenizer.eos_ids if token < tokenizer.vocab_size)
+    if not end_ids:
         raise UnsupportedError(
             "this model's tokenizer names no end token, so its answers cannot be constrained"
         )
-    return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), eos_token=sorted(tokenizer.eos_ids))
+    return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer, end_ids[0])), eos_token=end_ids)
 
 
 class _Vocabulary:
     """What llguidance asks of a tokenizer. Made from the file, it would hold a second copy of everything."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, end_id: int) -> None:
         # A byte that no text has marks control tokens inside llguidance.
         self.tokens = [b"" if b"\xff" in written else written for written in tokenizer.token_bytes]
-        self.special_token_ids = sorted(tokenizer.control_tokens.values())
-        self.eos_token_id = min(tokenizer.eos_ids)
+        special = {token for token in tokenizer.control_tokens.values() if token < len(self.tokens)}
+        self.special_token_ids = sorted(special)
+        self.eos_token_id = end_id
         self.bos_token_id = tokenizer.bos_id
         # Not the tokenizer itself: what was made for it must not keep it alive.
         self._tokenizer = weakref.ref(tokenizer)
         self._lengths = range(max(map(len, self.tokens)), 0, -1)
-        special = set(self.special_token_ids)
         self._ids = {written: n for n, written in enumerate(self.tokens) if n not in special}
 
     def __call__(self, text: bytes) -> list[int]:
         """Tokens of a part of an answer that its grammar forces, exactly its bytes."""
         tokenizer = self._tokenizer()
-        if tokenizer is not None:
+        if tokenizer is None:
+            return self._greedy(text)
+        try:
             # Behind another text, as some tokenizers put a space before the first one.
             head = tokenizer.encode(_HEAD, add_bos=False)
             ids = tokenizer.encode(_HEAD + text.decode("utf-8", "replace"), add_bos=False)
-            ids = ids[len(head) :] if ids[: len(head)] == head else []
-            if b"".join(self.tokens[token] for token in ids) == text:
-                return ids
+        except RequestError:
+            # A token that the model has not.
+            return self._greedy(text)
+        if ids[: len(head)] == head and b"".join(self.tokens[t] for t in ids[len(head) :]) == text:
+            return ids[len(head) :]
         return self._greedy(text)
 
     def _greedy(self, text: bytes) -> list[int]:

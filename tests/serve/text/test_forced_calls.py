@@ -108,6 +108,7 @@ def test_any_schema_of_arguments(name: str, schema: dict[str, Any], seed: int) -
             "$defs": {"list": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}},
         },
         {"type": "object", "additionalProperties": False},
+        {"type": "object", "properties": {"a": True}, "required": ["b"]},
         {"type": "object"},
         {},
         None,
@@ -120,6 +121,32 @@ def test_arguments_between_tags(name: str, parameters: Any) -> None:
         for called, _, arguments in joined.calls:
             assert called == "f"
             valid(arguments, parameters or {})
+
+
+WORDS = st.text(st.sampled_from(list('ab<>/="\\\n\t\x01\u2028é {}|`')), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("name", STYLES)
+@given(keys=st.lists(WORDS, min_size=1, max_size=3, unique=True), seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_names_and_values_of_any_characters(
+    name: str, keys: list[str], seed: int, data: st.DataObject
+) -> None:
+    """Also those of control tokens, which are text here; but not those that tags cannot hold."""
+    if name in ("qwen_coder", "glm", "minimax"):
+        keys = list(
+            dict.fromkeys(key.translate(str.maketrans('<>"\n\t\x01\u2028 ', "cdefghij")) for key in keys)
+        )
+        values = st.sampled_from(["x<y", "<|im_end|>", "1", "a \\ b", '"'])
+    else:
+        values = WORDS | st.just("<|im_end|>")
+    properties = {
+        key: {"enum": data.draw(st.lists(values, min_size=1, max_size=3, unique=True))} for key in keys
+    }
+    schema = {"type": "object", "properties": properties, "required": keys, "additionalProperties": False}
+    joined, text = answer(name, seed, [tool("f", schema)], tool_choice="required", parallel_tool_calls=False)
+    assert len(joined.calls) == 1 and not joined.text, text
+    valid(joined.calls[0][2], schema)
 
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
@@ -274,6 +301,8 @@ def test_reasoning_that_the_model_may_begin() -> None:
         ),
         ([tool("f", {"properties": {"a": {"type": "colour"}}})], "f", "tool_choice: .*colour"),
         ([tool("f", {"type": "string"})], "f", r"tools\[0\].function.parameters: must be of type object"),
+        ([tool("f", {"properties": []})], "f", r"tools\[0\].function.parameters: properties must be"),
+        ([tool("f", {"required": "a"})], "f", r"tools\[0\].function.parameters: required must be"),
         (
             [tool(f"f{n}", {"properties": {"a": {"const": "x" * 90_000}}}) for n in range(5)],
             "required",
