@@ -1,8 +1,8 @@
 """The step loop: which tokens of which sequences go through the model next, and what comes of it.
 
 Continuous batching (Yu et al. 2022, Orca): a sequence joins and leaves between any two steps. Chunked prefill
-(Agrawal et al. 2023, Sarathi): a step takes one token of every decoding sequence and fills up with pieces of
-prompts, so that a long prompt does not stop the others.
+(Agrawal et al. 2023, Sarathi): a step takes one token of every decoding sequence, and pieces of prompts, so
+that a long prompt does not stop the others.
 """
 
 from __future__ import annotations
@@ -160,8 +160,11 @@ class Engine:
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a new sequence for the next steps; this does not wait for a step to end.
 
-        QueueFullError when too many wait already, RequestError after `close`.
+        QueueFullError when too many wait already, RequestError after `close` and for one that has ended, such
+        as by `cancel`.
         """
+        if sequence.finish_reason is not None:
+            raise RequestError("the request has ended already; make a new one")
         self._waiting.push(sequence)
 
     def step(self) -> list[RunningSequence]:
