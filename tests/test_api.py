@@ -130,7 +130,7 @@ def test_timings_fit_together(loaded: sampan.Model) -> None:
     [
         ("", {}, "the prompt is empty"),
         ([], {}, "at least one message"),
-        ([{"role": "user"}], {}, "role and a content"),
+        ([{"role": "user"}], {}, "message 0: content is missing"),
         ("a" * 200, {}, "200 tokens, but the context holds 128"),
         ("a", {"max_tokens": 128}, "1 tokens and max_tokens is 128, 129 in all"),
         ("a", {"temprature": 1.0}, "unknown option 'temprature'; there are max_tokens, temperature"),
