@@ -116,7 +116,9 @@ ENGLISH = Language(
     later="the same, when only its end is new",
     gaps="gap between tokens while {tokens} tokens are read, to that without, 95%",
     swap="Of two models of which the memory holds one, a swap takes {load} s.",
-    gateway="Over {streams} streams, `sampan serve` costs {share} of the speed of the engine called directly.",
+    gateway=(
+        "Over {streams} streams, `sampan serve` costs {share} of the speed of the engine called directly."
+    ),
 )
 
 CHINESE = Language(
