@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 
     from sampan.config import ModelConfig
     from sampan.engine.engine import Engine
+    from sampan.engine.logprobs import TokenLogprob
+    from sampan.engine.runner import Runner
     from sampan.engine.sequence import FinishReason
+    from sampan.hub.home import Progress
     from sampan.models.tokenizer import Tokenizer
     from sampan.weights.pack import Pack
 
 DEFAULT_CONTEXT = 4096
+# A sequence's own, and snapshots behind its prompt and its answer.
+STATES_PER_SEQUENCE = 3
 SMALLEST_DEFAULT_CONTEXT = 256
+
+# Texts that `Model.embed` queues at a time.
+_EMBEDDED_AT_ONCE = 64
 
 # Activations, logits, compiled code and the interpreter itself.
 _WORKING_MEMORY = 200 * 2**20
@@ -35,11 +43,14 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of the prompt, of the answer (its end token included), and the context they share."""
+    """Tokens of the prompt, of the answer (its end token included), and the context they share; how many of
+    the prompt's came from the prefix cache.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     context: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,9 @@ class Completion:
     """An answer. `tokens` ends with the end token when the model wrote one; `text` is without it.
 
     `finish_reason`: "stop" (end token or stop string) or "length" (max_tokens or the context). `seed` repeats
-    the answer. `expert_usage`, with the option `count_experts`: how many tokens of prompt and answer each
-    expert had, int64 [sparse layers, experts]. The last token is not among them: it went into no layer.
+    the answer. `logprobs`, with the option of this name: one for each of `tokens`. `expert_usage`, with the
+    option `count_experts`: how many tokens of prompt and answer each expert had, int64 [sparse layers,
+    experts]. The last token is not among them: it went into no layer.
     """
 
     text: str
@@ -69,11 +81,14 @@ class Completion:
     seed: int
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None = None
     expert_usage: NDArray[np.int64] | None = dataclasses.field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `sampan run --json` prints it; `expert_usage` only where it was counted."""
+        """As `sampan run --json` prints it; `logprobs` and `expert_usage` only where they were asked for."""
         values = dataclasses.asdict(self)
+        if self.logprobs is None:
+            del values["logprobs"]
         usage = values.pop("expert_usage")
         return values if usage is None else values | {"expert_usage": usage.tolist()}
 
@@ -82,13 +97,15 @@ class Completion:
 class Chunk:
     """A piece of an answer: its tokens and the text that became certain with them, which may be empty.
 
-    The last chunk has the `finish_reason` and the whole `completion`.
+    `logprobs`: one for each of `tokens`, with the option of this name. The last chunk has the `finish_reason`
+    and the whole `completion`.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     completion: Completion | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 def load(
@@ -100,16 +117,19 @@ def load(
     sequences: int = 1,
     states: int | None = None,
     max_experts: int | None = None,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    prefix_cache: bool = True,
+    progress: Progress | None = None,
 ) -> Model:
     """A model, ready to generate; fetched, converted and compiled first where that has not happened yet.
 
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
-    contexts the KV cache holds at once. `states`: how many sequences of a model with linear layers run at
-    once, since each has a state of fixed size; None is as many as `sequences`. `max_experts`: most experts
-    per token that a request may ask for; None is as many as the model was trained with. `progress` is called
-    with (what, bytes done, bytes in all or None).
+    contexts the KV cache holds at once. `states`: what a model with linear layers remembers has a fixed size;
+    so many are kept, one for each sequence that runs and the others as snapshots for the prefix cache; None
+    is three for each of `sequences`, or one without a prefix cache. `max_experts`: most experts per token
+    that a request may ask for; None is as many as the model was trained with. `prefix_cache`: whether a
+    prompt that begins like an earlier one is read only from where they differ. `progress` is called with
+    (what, bytes done, bytes in all or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
     memory is too small.
@@ -123,58 +143,79 @@ def load(
     if kv_dtype not in ("bf16", "int8"):
         raise RequestError(f"kv_dtype must be bf16 or int8, not {kv_dtype!r}")
 
+    from sampan.cache.layout import PAGE_TOKENS
+    from sampan.engine.experts import most_experts
+
+    name, pack = open_pack(None if reference is None else str(reference), progress=progress)
+    try:
+        most_experts(pack.config, max_experts)  # checked before kernels are compiled
+        if states is None:
+            states = sequences * (STATES_PER_SEQUENCE if prefix_cache else 1)
+        context = choose_context(pack, context, kv_dtype, sequences, states)
+        model = start_model(
+            pack,
+            name,
+            context=context,
+            page_count=sequences * -(-context // PAGE_TOKENS),
+            states=states,
+            threads=threads,
+            kv_dtype=kv_dtype,
+            max_experts=max_experts,
+            prefix_cache=prefix_cache,
+            progress=progress,
+        )
+    except BaseException:
+        pack.close()
+        raise
+    model.load_s = time.perf_counter() - started
+    return model
+
+
+def open_pack(reference: str | None = None, *, progress: Progress | None = None) -> tuple[str, Pack]:
+    """The full reference of a model and its pack, fetched and converted first where that has not happened
+    yet. Raises SampanError.
+    """
     from sampan.convert.cache import ensure_pack
     from sampan.hub.home import packs_folder
     from sampan.hub.resolve import resolve
     from sampan.weights.pack import Pack
 
-    local = resolve(None if reference is None else str(reference), progress=progress)
+    local = resolve(reference, progress=progress)
     path = local.path if local.kind == "pack" else ensure_pack(local.path, packs_folder(), progress=progress)
-    pack = Pack.open(path)
-    try:
-        return _start(
-            pack,
-            local.reference,
-            context,
-            threads,
-            kv_dtype,
-            sequences,
-            sequences if states is None else states,
-            max_experts,
-            progress,
-            started,
-        )
-    except BaseException:
-        pack.close()
-        raise
+    return local.reference, Pack.open(path)
 
 
-def _start(
+def start_model(
     pack: Pack,
     reference: str,
-    context: int | None,
-    threads: int | None,
-    kv_dtype: Literal["bf16", "int8"],
-    sequences: int,
-    states: int,
-    max_experts: int | None,
-    progress: Callable[[str, int, int | None], None] | None,
-    started: float,
+    *,
+    context: int,
+    page_count: int,
+    states: int = 1,
+    threads: int | None = None,
+    kv_dtype: Literal["bf16", "int8"] = "bf16",
+    max_experts: int | None = None,
+    max_waiting: int | None = None,
+    max_running: int | None = None,
+    prefix_cache: bool = True,
+    usable_pages: Callable[[Runner], int] | None = None,
+    progress: Progress | None = None,
 ) -> Model:
-    from sampan.cache.layout import PAGE_TOKENS
+    """A model from an open pack, which closes with it.
+
+    `page_count`: pages of the KV cache, which take memory from their first use on; `usable_pages` may say
+    that fewer are to be used, once the runner knows what it needs itself. `states`: state slots of a model
+    with linear layers. `max_waiting` and `max_running`: most requests that wait and that are in one batch;
+    None is the engine's default. The rest is as for `load`.
+    """
     from sampan.cache.pages import PagePool
-    from sampan.engine.engine import Engine
-    from sampan.engine.experts import most_experts
+    from sampan.engine.engine import DEFAULT_MAX_WAITING, Engine
     from sampan.engine.runner import Runner
-    from sampan.kernels.compiled import is_compiled
     from sampan.plan.machine import default_threads
 
-    most_experts(pack.config, max_experts)  # checked before kernels are compiled
-    context = choose_context(pack, context, kv_dtype, sequences, states)
+    started = time.perf_counter()
     tokenizer = load_tokenizer(pack)
-    page_count = sequences * -(-context // PAGE_TOKENS)
-    if progress is not None and not is_compiled(kernels_folder()):
-        progress("compiling the kernels for this machine, once", 0, None)
+    compile_kernels(progress)
     runner = Runner(
         pack,
         context=context,
@@ -185,14 +226,30 @@ def _start(
         max_experts=max_experts,
         state_count=states,
     )
-    engine = Engine(
-        runner,
-        PagePool(page_count),
-        context=context,
-        decode=None if tokenizer is None else tokenizer.decode,
-        eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
-    )
-    return Model(reference, pack, engine, tokenizer, load_s=time.perf_counter() - started)
+    try:
+        engine = Engine(
+            runner,
+            PagePool(page_count if usable_pages is None else usable_pages(runner)),
+            context=context,
+            decode=None if tokenizer is None else tokenizer.decode,
+            eos_ids=frozenset() if tokenizer is None else tokenizer.eos_ids,
+            max_waiting=DEFAULT_MAX_WAITING if max_waiting is None else max_waiting,
+            max_running=max_running,
+            prefix_cache=prefix_cache,
+        )
+    except BaseException:
+        runner.close()
+        raise
+    return Model(reference, pack, runner, engine, tokenizer, load_s=time.perf_counter() - started)
+
+
+def compile_kernels(progress: Progress | None = None) -> None:
+    """Compile this machine's kernels, or read them where they have been compiled; once per process."""
+    from sampan.kernels.compiled import entry_point, is_compiled
+
+    if progress is not None and not is_compiled(kernels_folder()):
+        progress("compiling the kernels for this machine, once", 0, None)
+    entry_point(kernels_folder())
 
 
 def kernels_folder() -> Path:
@@ -254,10 +311,18 @@ class Model:
     """
 
     def __init__(
-        self, reference: str, pack: Pack, engine: Engine, tokenizer: Tokenizer | None, *, load_s: float
+        self,
+        reference: str,
+        pack: Pack,
+        runner: Runner,
+        engine: Engine,
+        tokenizer: Tokenizer | None,
+        *,
+        load_s: float,
     ) -> None:
         self.reference = reference
         self.pack = pack
+        self.runner = runner
         self.engine = engine
         self.tokenizer = tokenizer
         self.load_s = load_s
@@ -309,12 +374,35 @@ class Model:
     def stream(self, prompt: Prompt, **options: Unpack[OptionNames]) -> Iterator[Chunk]:
         """The answer to a prompt, a token at a time.
 
-        `prompt`: a text to continue, or messages to answer, each with a role and a content.
-        `options`: the fields of `SamplingOptions`; `stop` may be one string or any sequence of them. Raises
-        RequestError at once, before the first chunk, when the request cannot be honoured.
+        `prompt`: a text to continue, or messages to answer, each with a role and a content. `options`: the
+        fields of `SamplingOptions`; `stop` may be one string or any sequence of them, `logit_bias` a mapping.
+        Raises RequestError at once, before the first chunk, when the request cannot be honoured.
         """
         tokens = self.tokenize(prompt)
         return self._chunks(tokens, sampling_options(**options))
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Literal["mean", "last"] = "mean"
+    ) -> NDArray[np.float32]:
+        """One vector per text, float32 [texts, hidden_size], each of length 1: the mean of the hidden states
+        behind the model's last norm, or the one of the last token.
+
+        RequestError when a text is empty or does not fit into the context: nothing is cut.
+        """
+        import numpy as np
+
+        if isinstance(texts, str):
+            raise RequestError("embed takes a list of texts; for one text, write [text]")
+        sequences = [self.engine.new_embedding(self.tokenize(text), pooling) for text in texts]
+        vectors = np.empty((len(sequences), self.config.hidden_size), np.float32)
+        for first in range(0, len(sequences), _EMBEDDED_AT_ONCE):
+            group = sequences[first : first + _EMBEDDED_AT_ONCE]
+            self.engine.run(group)
+            for row, sequence in enumerate(group, first):
+                assert sequence.embedding is not None
+                vectors[row] = sequence.embedding
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     def _chunks(self, prompt: list[int], options: SamplingOptions) -> Iterator[Chunk]:
         sequence = self.engine.new_sequence(prompt, options)
@@ -324,11 +412,14 @@ class Model:
             first_token_s = 0.0
             texts: list[str] = []
             tokens: list[int] = []
+            logprobs: list[TokenLogprob] = []
             for output in self.engine.stream(sequence):
                 total_s = time.perf_counter() - started
                 first_token_s = first_token_s or total_s
                 texts.append(output.text)
                 tokens.append(output.token)
+                logprob = () if output.logprob is None else (output.logprob,)
+                logprobs += logprob
                 completion = None
                 if output.finish_reason is not None:
                     after_first = total_s - first_token_s
@@ -337,16 +428,17 @@ class Model:
                         tuple(tokens),
                         output.finish_reason,
                         sequence.seed,
-                        Usage(len(prompt), len(tokens), self.context),
+                        Usage(len(prompt), len(tokens), self.context, sequence.cached_tokens),
                         Timings(
                             self.load_s,
                             first_token_s,
                             total_s,
                             (len(tokens) - 1) / after_first if after_first > 0 else None,
                         ),
+                        tuple(logprobs) if logprob else None,
                         sequence.expert_usage,
                     )
-                yield Chunk(output.text, (output.token,), output.finish_reason, completion)
+                yield Chunk(output.text, (output.token,), output.finish_reason, completion, logprob or None)
 
         return chunks()
 
@@ -359,7 +451,12 @@ def sampling_options(**options: Unpack[OptionNames]) -> SamplingOptions:
         if name not in known:
             raise RequestError(f"unknown option {name!r}; there are {', '.join(known)}")
     stop = values.pop("stop", None) or ()
-    return SamplingOptions(stop=(stop,) if isinstance(stop, str) else tuple(stop), **values)
+    bias = values.pop("logit_bias", None) or ()
+    return SamplingOptions(
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        logit_bias=tuple(bias.items() if isinstance(bias, Mapping) else bias),
+        **values,
+    )
 
 
 def _check_count(name: str, value: int | None) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sampan
@@ -39,6 +40,64 @@ def test_generate_is_stream_joined(loaded: sampan.Model) -> None:
     assert completion.seed == 5
     assert json.loads(json.dumps(completion.to_dict()))["usage"]["completion_tokens"] == 12
     assert loaded.engine.pages.free_count == loaded.engine.pages.page_count
+
+
+def test_logprobs_are_those_of_the_tokens(loaded: sampan.Model) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "ignore_eos": True, "logprobs": 3}
+    completion = loaded.generate("Hello", **options)
+    assert completion.logprobs is not None
+    for token, found in zip(completion.tokens, completion.logprobs, strict=True):
+        assert found.top[0] == (token, found.logprob)
+        assert len(found.top) == 3
+    chunks = list(loaded.stream("Hello", **options))
+    assert tuple(itertools.chain(*(chunk.logprobs or () for chunk in chunks))) == completion.logprobs
+    assert len(json.loads(json.dumps(completion.to_dict()))["logprobs"]) == 6
+    assert "logprobs" not in loaded.generate("Hello", max_tokens=1).to_dict()
+
+
+def test_a_bias_may_be_a_mapping(loaded: sampan.Model) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 3, "ignore_eos": True}
+    assert loaded.generate("Hello", logit_bias={65: 100.0}, **options).tokens == (65, 65, 65)
+    assert loaded.generate("Hello", logit_bias=[(65, 100.0)], **options).tokens == (65, 65, 65)
+
+
+def test_texts_become_vectors_of_length_one(loaded: sampan.Model) -> None:
+    texts = [f"text {number}" for number in range(70)]
+    for pooling in ("mean", "last"):
+        vectors = loaded.embed(texts, pooling=pooling)
+        assert vectors.shape == (70, loaded.config.hidden_size)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+        assert np.array_equal(loaded.embed(texts[-1:], pooling=pooling), vectors[-1:])
+        sequence = loaded.engine.new_embedding(loaded.tokenize(texts[0]), pooling)
+        loaded.engine.run([sequence])
+        assert sequence.embedding is not None
+        length = np.linalg.norm(sequence.embedding)
+        np.testing.assert_allclose(vectors[0] * length, sequence.embedding, rtol=1e-5)
+    assert not np.array_equal(loaded.embed(["a b"], pooling="mean"), loaded.embed(["a b"], pooling="last"))
+    assert loaded.embed([]).shape == (0, loaded.config.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [("text", "list of texts"), (["a", ""], "empty"), (["a" * 5000], "5000 tokens, but the context holds")],
+)
+def test_texts_that_cannot_be_embedded(loaded: sampan.Model, texts: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        loaded.embed(texts)
+    assert loaded.engine.pages.free_count == loaded.engine.pages.page_count
+
+
+@pytest.mark.usefixtures("in_shared_home")
+def test_the_prefix_cache_can_be_switched_off(tiny_folder: Path, loaded: sampan.Model) -> None:
+    text = "The same beginning of seventy letters, which takes more than a page of them"
+    with sampan.load(tiny_folder, threads=1, prefix_cache=False) as without:
+        answers = [without.generate(text, max_tokens=4, temperature=0).tokens for _ in range(2)]
+        assert without.engine.stats().cached_prompt_tokens_total == 0
+    before = loaded.engine.stats().cached_prompt_tokens_total
+    answers += [loaded.generate(text, max_tokens=4, temperature=0).tokens for _ in range(2)]
+    assert loaded.engine.stats().cached_prompt_tokens_total >= before + 64
+    assert len(set(answers)) == 1
 
 
 def test_a_random_seed_is_reported_and_repeats_the_text(loaded: sampan.Model) -> None:
@@ -71,7 +130,7 @@ def test_timings_fit_together(loaded: sampan.Model) -> None:
     [
         ("", {}, "the prompt is empty"),
         ([], {}, "at least one message"),
-        ([{"role": "user"}], {}, "role and a content"),
+        ([{"role": "user"}], {}, "message 0: content is missing"),
         ("a" * 200, {}, "200 tokens, but the context holds 128"),
         ("a", {"max_tokens": 128}, "1 tokens and max_tokens is 128, 129 in all"),
         ("a", {"temprature": 1.0}, "unknown option 'temprature'; there are max_tokens, temperature"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sampan.cli import measure, models, run
+from sampan.cli import measure, models, ps, run, serve
 from sampan.cli.console import say, show_warnings_as_lines
 from sampan.errors import SampanError
 
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", help=run.HELP)(run.run)
+app.command("serve", help=serve.HELP)(serve.serve)
+app.command("ps")(ps.ps)
 app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)

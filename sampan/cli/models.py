@@ -18,7 +18,7 @@ from sampan.cli.arguments import (
     ThreadsOption,
     dial_of,
 )
-from sampan.cli.console import ProgressDisplay, print_json, printable, say, size_text
+from sampan.cli.console import ProgressDisplay, print_json, print_table, printable, say, size_text
 from sampan.errors import ModelReferenceError, RequestError
 from sampan.hub import LocalModel, catalogue, local_model, parse_reference, resolve
 
@@ -53,10 +53,7 @@ def list_models(as_json: JsonOption = False) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.last_used))
         size = size_text(_size(model)) if model.path.exists() else "gone"
         rows.append((model.reference, model.kind, size, "yes" if ready else "no", used))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(printable("  ".join(cells).rstrip()))
+    print_table(rows)
 
 
 def show(

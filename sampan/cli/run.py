@@ -141,8 +141,9 @@ def print_stream(model: Model, prompt: Prompt, options: OptionNames, pieces: lis
 def say_timings(completion: Completion) -> None:
     """One line: tokens read and written, how fast, and why the answer ended early if it did."""
     usage, timings = completion.usage, completion.timings
+    known = f", {usage.cached_tokens} of them read before" if usage.cached_tokens else ""
     parts = [
-        f"{usage.prompt_tokens} prompt tokens",
+        f"{usage.prompt_tokens} prompt tokens{known}",
         f"first token after {timings.first_token_s:.2f} s",
         f"{usage.completion_tokens} tokens"
         + (f" at {timings.tok_s:.1f} a second" if timings.tok_s is not None else ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sampan.errors import RequestError
+from sampan.errors import ParameterError
 
 if TYPE_CHECKING:
     from sampan.config import ModelConfig
@@ -30,7 +30,7 @@ FULL = ExpertDial()
 
 def most_experts(config: ModelConfig, wanted: int | None) -> int:
     """To how many experts a token can be sent in a model loaded for `wanted`, and never fewer than it was
-    trained with. RequestError when it has no experts or not so many.
+    trained with. ParameterError when it has no experts or not so many.
     """
     if wanted is None:
         return config.experts_per_token
@@ -39,20 +39,25 @@ def most_experts(config: ModelConfig, wanted: int | None) -> int:
 
 
 def check_dial(dial: ExpertDial, config: ModelConfig, most: int) -> None:
-    """RequestError when a model that is loaded for `most` experts per token cannot do this."""
+    """ParameterError when a model that is loaded for `most` experts per token cannot do this."""
     if dial == FULL:
         return
     if not config.sparse_count:
-        raise RequestError("this model has no experts, so there is no number or mass of experts to choose")
+        raise ParameterError(
+            "experts_per_token",
+            "this model has no experts, so there is no number or mass of experts to choose",
+        )
     count = dial.count_for(config)
     if not 1 <= count <= config.experts_in_reach:
         groups = f" in {config.expert_groups} groups" if config.expert_groups > 1 else ""
-        raise RequestError(
+        raise ParameterError(
+            "experts_per_token",
             f"{count} experts per token: this model has {config.expert_count}{groups} and can use 1 to"
-            f" {config.experts_in_reach} for a token"
+            f" {config.experts_in_reach} for a token",
         )
     if count > most:
-        raise RequestError(
+        raise ParameterError(
+            "experts_per_token",
             f"{count} experts per token, but the model was loaded for at most {most}; "
-            f"load it with max_experts={count}"
+            f"load it with max_experts={count}",
         )

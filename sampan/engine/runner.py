@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,25 @@ from sampan.engine.experts import most_experts
 from sampan.engine.span import Span
 from sampan.kernels import layout as k
 from sampan.kernels.compiled import entry_point
-from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.memory import aligned_zeros, resident_bytes
 from sampan.kernels.threads import ThreadPool
 from sampan.models.program import PARTIAL_SLOTS, build_program
 from sampan.models.rope import inverse_frequencies
 from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
+_SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT, k.SPAN_STATE]
+# As columns of float32, of which a word has two.
+_DRAW_FLOATS = [2 * k.DRAW_FACTOR, 2 * k.DRAW_TOP_P, 2 * k.DRAW_MIN_P]
+_DRAW_INTEGERS = [k.DRAW_TOP_K, k.DRAW_NUMBER]
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that buffers may come to take, and those that are in memory by now."""
+
+    reserved: int
+    resident: int
 
 
 class Runner:
@@ -52,8 +65,10 @@ class Runner:
         self.vocab_size = config.vocab_size
         self.max_batch_tokens = max_batch_tokens
         self.max_experts = most_experts(config, max_experts)
+        self.kv_dtype = kv_dtype
         self._context = context
         self._page_count = page_count
+        self._closed = False
         layout = KeyValueLayout.of(config, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
@@ -84,36 +99,9 @@ class Runner:
         spans with one state: the kernels do not check addresses.
         """
         step = self._program.step
-        tokens = outputs = slots = 0
-        page_tables = []
-        for index, span in enumerate(spans):
-            count = len(span.tokens)
-            end = tokens + count
-            if end > self.max_batch_tokens or span.start < 0 or span.start + count > self._context:
-                raise ValueError(f"{count} tokens from position {span.start} on do not fit this step")
-            positions = step.positions[tokens:end]
-            positions[:] = np.arange(span.start, span.start + count)
-            pages = np.ascontiguousarray(span.pages, np.int64)
-            page_tables.append(pages)
-            step.ids[tokens:end] = span.tokens
-            step.pages[tokens:end] = pages[positions // PAGE_TOKENS]
-            slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
-            slots += slot >= 0
-            step.slots[tokens:end] = slot
-            if self.config.sparse_count:
-                step.expert_counts[tokens:end] = span.dial.count_for(self.config)
-                step.expert_masses[tokens:end] = span.dial.mass
-            row = step.spans[index]
-            row[k.SPAN_FIRST] = tokens
-            row[k.SPAN_COUNT] = count
-            row[k.SPAN_START] = span.start
-            row[k.SPAN_PAGES] = pages.ctypes.data
-            row[k.SPAN_SLOT] = slot
-            row[k.SPAN_STATE] = span.state
-            wanted = {"none": 0, "last": 1, "all": count}[span.outputs]
-            step.output_rows[outputs : outputs + wanted] = np.arange(end - wanted, end)
-            outputs += wanted
-            tokens = end
+        # Addresses in the step point into these.
+        page_tables = self._describe(spans)
+        tokens, logits = step.words[k.STEP_TOKENS], step.words[k.STEP_LOGITS]
         _check_below(step.ids[:tokens], self.vocab_size, "tokens")
         _check_below(step.pages[:tokens], self._page_count, "pages")
         if self.config.linear_count:
@@ -122,17 +110,63 @@ class Runner:
             if len(np.unique(taken)) < len(spans):
                 raise ValueError("two spans of a step have one state slot")
         if self.config.sparse_count:
-            counts = step.expert_counts[:tokens]
-            _check_below(counts - 1, self.max_experts, "experts per token, less one,")
-        step.words[k.STEP_TOKENS] = tokens
-        step.words[k.STEP_OUTPUTS] = outputs
-        step.words[k.STEP_SPANS] = len(spans)
+            _check_below(step.expert_counts[:tokens] - 1, self.max_experts, "experts per token, less one,")
         for (frequencies, factor), cosines, sines in zip(self._ropes, step.cosines, step.sines, strict=True):
             angles = step.positions[:tokens, None] * frequencies
             cosines[:tokens] = np.cos(angles) * factor
             sines[:tokens] = np.sin(angles) * factor
         self._pool.step()
-        return self._program.logits[:outputs, : self.vocab_size]
+        del page_tables
+        return self._program.logits[:logits, : self.vocab_size]
+
+    def _describe(self, spans: Sequence[Span]) -> list[NDArray[np.int64]]:
+        """Write the spans into the step; returns their page tables."""
+        step = self._program.step
+        counts = [len(span.tokens) for span in spans]
+        tokens = sum(counts)
+        if tokens > self.max_batch_tokens:
+            raise ValueError(f"{tokens} tokens do not fit into a step of {self.max_batch_tokens}")
+        page_tables = [np.ascontiguousarray(span.pages, np.int64) for span in spans]
+        rows: list[tuple[int, ...]] = []
+        draws: list[tuple[float, float, float, int, int]] = []
+        touched: list[int] = []
+        lengths: list[int] = []
+        # By whether the hidden state is wanted: logits come first.
+        wanted: dict[bool, list[int]] = {False: [], True: []}
+        first = slots = 0
+        for span, count, pages in zip(spans, counts, page_tables, strict=True):
+            start, end = span.start, span.start + count
+            if start < 0 or end > self._context:
+                raise ValueError(f"{count} tokens from position {start} on do not fit into {self._context}")
+            for page in range(start // PAGE_TOKENS, -(-end // PAGE_TOKENS)):
+                touched.append(pages[page])
+                lengths.append(min(end, (page + 1) * PAGE_TOKENS) - max(start, page * PAGE_TOKENS))
+            slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
+            slots += slot >= 0
+            rows.append((first, count, start, pages.ctypes.data, slot, span.state))
+            first += count
+            wanted[span.hidden] += range(first - span.row_count, first)
+            if not span.hidden:
+                draws += [_draw(span, self.vocab_size)] * span.row_count
+        step.spans[: len(spans), _SPAN_FIELDS] = rows
+        np.concatenate([span.tokens for span in spans], out=step.ids[:tokens])
+        step.positions[:tokens] = np.arange(tokens)
+        step.positions[:tokens] += np.repeat([row[2] - row[0] for row in rows], counts)
+        step.pages[:tokens] = np.repeat(touched, lengths)
+        step.slots[:tokens] = np.repeat([row[4] for row in rows], counts)
+        if self.config.sparse_count:
+            step.expert_counts[:tokens] = np.repeat([s.dial.count_for(self.config) for s in spans], counts)
+            step.expert_masses[:tokens] = np.repeat([s.dial.mass for s in spans], counts)
+        if draws:
+            step.draws[: len(draws), _DRAW_INTEGERS] = [draw[3:] for draw in draws]
+            step.draws.view(np.float32)[: len(draws), _DRAW_FLOATS] = [draw[:3] for draw in draws]
+        outputs = wanted[False] + wanted[True]
+        step.output_rows[: len(outputs)] = outputs
+        step.words[k.STEP_TOKENS] = tokens
+        step.words[k.STEP_OUTPUTS] = len(outputs)
+        step.words[k.STEP_LOGITS] = len(wanted[False])
+        step.words[k.STEP_SPANS] = len(spans)
+        return page_tables
 
     @property
     def routes(self) -> NDArray[np.int32]:
@@ -150,9 +184,53 @@ class Runner:
         """See `ModelRunner`."""
         self._states[target] = self._states[source]
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page of the KV cache."""
+        return self._cache.nbytes // self._page_count
+
+    def cache_memory(self) -> MemoryUse:
+        """The KV cache."""
+        return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
+
+    def buffer_memory(self, outputs: int) -> MemoryUse:
+        """What a step with at most so many outputs is computed in, and the states of sequences."""
+        buffers = [*self._program.memory, self._pool.scratch, self._states]
+        arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
+        reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
+        return MemoryUse(reserved, sum(map(resident_bytes, arrays)))
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """See `ModelRunner`."""
+        words = self._program.step.words
+        return self._program.hidden[words[k.STEP_LOGITS] : words[k.STEP_OUTPUTS]]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """See `ModelRunner`."""
+        step = self._program.step
+        return step.draws[: step.words[k.STEP_LOGITS], k.DRAW_TOKEN]
+
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads; free the KV cache and the buffers."""
+        if self._closed:
+            return
+        self._closed = True
         self._pool.close()
+        # At once, not when the garbage collector comes: it may be most of the machine's memory.
+        del self._cache, self._program, self._pool
+
+
+def _draw(span: Span, vocab_size: int) -> tuple[float, float, float, int, int]:
+    """The fields of `_DRAW_FLOATS` and `_DRAW_INTEGERS` for a row of logits of this span."""
+    options = span.sampling
+    if options is None:
+        return -1.0, 1.0, 0.0, 0, 0
+    greedy = options.temperature == 0 or options.top_k == 1
+    factor = 0.0 if greedy else 1 / max(options.temperature, 1e-6)
+    top_k = options.top_k if options.top_k < vocab_size else 0
+    return factor, options.top_p, options.min_p, top_k, span.number
 
 
 def _check_below(values: NDArray[np.int64], limit: int, what: str) -> None:

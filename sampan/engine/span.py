@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sampan.config import ModelConfig
 from sampan.engine.experts import FULL, ExpertDial
+from sampan.engine.options import SamplingOptions
 
 Outputs = Literal["none", "last", "all"]
 
@@ -19,18 +20,29 @@ Outputs = Literal["none", "last", "all"]
 class Span:
     """Consecutive tokens of one sequence that go through the model in this step.
 
-    `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int32, page ids that cover positions
-    0..start+n; `outputs`: which tokens' logits are wanted; `dial`: to how many experts the tokens are sent;
-    `state`: the sequence's state slot, which must be clear where `start` is 0; ignored by models without
-    linear layers.
+    `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int64, page ids that cover positions
+    0..start+n; `outputs`: which tokens' logits are wanted, or with `hidden` their hidden states; `dial`: to
+    how many experts the tokens are sent; `state`: the sequence's state slot, which must be clear where
+    `start` is 0; ignored by models without linear layers.
+
+    `sampling`: how the runner may choose the token that follows the last one, with the random `number` of 53
+    bits, where that depends on the logits alone.
     """
 
     tokens: NDArray[np.int32]
     start: int
-    pages: NDArray[np.int32]
+    pages: NDArray[np.int64]
     outputs: Outputs
     dial: ExpertDial = FULL
     state: int = 0
+    hidden: bool = False
+    sampling: SamplingOptions | None = None
+    number: int = 0
+
+    @property
+    def row_count(self) -> int:
+        """How many rows it wants."""
+        return {"none": 0, "last": 1, "all": len(self.tokens)}[self.outputs]
 
 
 class ModelRunner(Protocol):
@@ -48,6 +60,20 @@ class ModelRunner(Protocol):
     def routes(self) -> NDArray[np.int32]:
         """The experts of the last step's tokens, in the order of the spans: [sparse layers, tokens, most per
         token], in order of selection, -1 where there is none; valid until the next step.
+        """
+        ...
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states behind the last norm that the last step's spans wanted, [rows, hidden_size], in
+        the order of the spans; valid until the next step.
+        """
+        ...
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """The tokens that were chosen in the last step, one per row of logits; -1 where none was, and
+        engine/sampler.py has to.
         """
         ...
 
@@ -78,3 +104,18 @@ class ModelRunner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def results_by_span(
+    spans: Sequence[Span], logits: NDArray[np.float32], runner: ModelRunner
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """What the last step gave to each span: the rows that it wanted, and the token behind them, or -1."""
+    hidden, tokens = runner.hidden, runner.tokens.tolist()
+    logit_rows = hidden_rows = 0
+    for span in spans:
+        if span.hidden:
+            yield hidden[hidden_rows : hidden_rows + span.row_count], -1
+            hidden_rows += span.row_count
+        else:
+            first, logit_rows = logit_rows, logit_rows + span.row_count
+            yield logits[first:logit_rows], tokens[logit_rows - 1] if logit_rows > first else -1

@@ -70,33 +70,41 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
 
     def push(self, piece: str) -> str:
-        """The text that can be shown now. After `stopped` is set, everything is swallowed."""
-        if self.stopped or not piece:
+        """The text that can be shown now. After a stop string was `found`, everything is swallowed."""
+        if not self._stops:
+            return piece
+        if self.found is not None or not piece:
             return ""
         text = self._held + piece
-        matches = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        matches = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if matches:
-            self.stopped, self._held = True, ""
-            return text[: min(matches)[1]]
-        shown = len(text) - self._longest_beginning(text)
+            _, at, self.found = min(matches)
+            self._held = ""
+            return text[:at]
+        shown = len(text) - unfinished(text, self._stops)
         self._held = text[shown:]
         return text[:shown]
 
     def finish(self) -> str:
         """The text held back, once it is known that nothing follows."""
         held, self._held = self._held, ""
-        return "" if self.stopped else held
+        return "" if self.found is not None else held
 
-    def _longest_beginning(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
+
+def unfinished(text: str, marks: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins one of `marks` and is shorter than it."""
+    longest = 0
+    for mark in marks:
+        # Called for every token: most ends do not even have a mark's first character.
+        at = text.find(mark[0], max(len(text) - len(mark) + 1, 0))
+        while at >= 0 and len(text) - at > longest:
+            if mark.startswith(text[at:]):
+                longest = len(text) - at
+            at = text.find(mark[0], at + 1)
+    return longest
 
 
 class TextStream:
@@ -109,9 +117,9 @@ class TextStream:
         self._stops = StopStrings(stops)
 
     @property
-    def stopped(self) -> bool:
-        """True once a stop string appeared."""
-        return self._stops.stopped
+    def stop_string(self) -> str | None:
+        """The stop string that appeared, if one did."""
+        return self._stops.found
 
     def push(self, token: int) -> str:
         """The text to show after `token`."""

@@ -31,13 +31,14 @@ QUANTIZE = 17
 LINEAR_CONV = 18
 DELTA_RULE = 19
 LINEAR_NORM = 20
+SAMPLE = 21
 
 # --- fields of an op (word index) ---------------------------------------------------------------------------
 
 OP_WORDS = 104
 
 OP_CODE = 0
-# Which count of the step gives the rows: STEP_TOKENS or STEP_OUTPUTS.
+# Which count of the step gives the rows: STEP_TOKENS, STEP_OUTPUTS or STEP_LOGITS.
 OP_COUNT_WORD = 1
 
 # Quantized activations that the op writes: rows, then planes of scales (see kernels/quantize.py); wide: 15
@@ -204,6 +205,10 @@ STEP_SPAN_TABLE = 7
 # keeps.
 STEP_EXPERTS = 8
 STEP_MASSES = 9
+# How many of the outputs, the first ones, get logits; of the others the normed hidden state is wanted.
+STEP_LOGITS = 10
+# Address of how each row with logits is sampled.
+STEP_DRAWS = 11
 
 SPAN_WORDS = 8
 SPAN_FIRST = 0
@@ -213,6 +218,19 @@ SPAN_PAGES = 3
 SPAN_SLOT = 4
 # The sequence's state slot.
 SPAN_STATE = 5
+
+# Float32 1 / temperature: 0 takes the likeliest token, and with less than 0 none is wanted. Int64 number of
+# the likeliest tokens that are kept, 0 for all; float32 share of the weight, and weight relative to the
+# largest, that keep a token; random number of 53 bits. The token that was chosen, or -1.
+DRAW_WORDS = 8
+DRAW_FACTOR = 0
+DRAW_TOP_K = 1
+DRAW_TOP_P = 2
+DRAW_MIN_P = 3
+DRAW_NUMBER = 4
+DRAW_TOKEN = 5
+# More tokens than this are not looked into one by one.
+MAX_CANDIDATES = 4096
 
 # --- the scheduler ------------------------------------------------------------------------------------------
 # Words that different threads write lie 128 bytes apart, so that they never share a cache line.

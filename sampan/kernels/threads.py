@@ -33,7 +33,7 @@ class ThreadPool:
         self, entry: Entry, threads: int, ops: np.ndarray, step: np.ndarray, scratch_bytes: int
     ) -> None:
         self._entry = entry
-        self._scratch = aligned_zeros(threads * scratch_bytes)
+        self.scratch = aligned_zeros(threads * scratch_bytes)
         self._memory = aligned_zeros(SCHEDULER_WORDS * 8)
         # The op table and the step must outlive the threads.
         self._kept = (ops, step)
@@ -42,7 +42,7 @@ class ThreadPool:
         words[OPS] = ops.ctypes.data
         words[OP_COUNT] = len(ops)
         words[STEP] = step.ctypes.data
-        words[SCRATCH] = self._scratch.ctypes.data
+        words[SCRATCH] = self.scratch.ctypes.data
         words[SCRATCH_BYTES] = scratch_bytes
         self._words = words
         self._state = self._memory.ctypes.data

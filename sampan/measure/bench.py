@@ -128,6 +128,7 @@ def run_bench(
         sequences=sequences,
         states=max(streams),
         max_experts=dial.count,
+        prefix_cache=False,  # the same prompts are read again and again
         progress=progress,
     ) as model:
         limits = Limits(count, model.pack.mapping)

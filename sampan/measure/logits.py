@@ -58,7 +58,7 @@ class EngineLogits:
         state = 0
         try:
             if states is not None:
-                state = states.allocate()
+                state = states.slots.take()
                 runner.clear_state(state)
             for start in range(0, len(tokens), chunk):
                 part = tokens[start : start + chunk]
@@ -70,7 +70,7 @@ class EngineLogits:
         finally:
             pool.free(pages)
             if states is not None:
-                states.free(state)
+                states.slots.give_back(state)
 
 
 class TwinLogits:

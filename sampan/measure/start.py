@@ -71,7 +71,11 @@ def _start(job: dict[str, Any]) -> dict[str, Any]:
     from sampan.plan.machine import peak_memory
 
     with sampan.load(
-        job["reference"], context=job["context"], threads=job["threads"], kv_dtype=job["kv_dtype"]
+        job["reference"],
+        context=job["context"],
+        threads=job["threads"],
+        kv_dtype=job["kv_dtype"],
+        prefix_cache=False,
     ) as model:
         load_s = time.time() - job["launched"]
 

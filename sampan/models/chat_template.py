@@ -9,6 +9,7 @@ training.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,7 +28,11 @@ from sampan.errors import FormatError, RequestError
 MAXIMUM_OUTPUT = 16 << 20
 MAXIMUM_SECONDS = 10.0
 _MAXIMUM_TEMPLATE = 1 << 20
+# Guards against control tokens (see control_text.py) must be found again in what a template wrote.
+_ESCAPABLE = re.compile(r"[^\x00-\x7f\ufdd0-\ufdef]+")
 _PADDING_METHODS = ("center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map")
+# Variables that `render` sets, besides special tokens.
+_GIVEN = frozenset({"messages", "tools", "add_generation_prompt"})
 _PADDING_FILTERS = ("center", "format", "wordwrap")
 
 
@@ -69,7 +74,9 @@ def _repeated_size(left: Any, right: Any) -> int:
 
 
 class ChatTemplate:
-    """A compiled chat template. FormatError when `source` is not a template."""
+    """A compiled chat template. FormatError when `source` is not a template. `options`: the variables that it
+    reads and a request may set.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """`special_tokens`: bos_token, eos_token and the like, which templates write by name."""
@@ -84,24 +91,41 @@ class ChatTemplate:
         environment.filters["indent"] = _indent
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
+        self._source = source
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
+            read = meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError, MemoryError) as error:
             raise FormatError(f"the chat template cannot be compiled: {_one_line(error)}") from error
+        self.options = frozenset(read) - environment.globals.keys() - special_tokens.keys() - _GIVEN
+
+    def looks_for(self, text: str) -> bool:
+        """Whether the template searches for `text` in what it is given, for example to cut off reasoning."""
+        quoted = rf"""(?:'{re.escape(text)}'|"{re.escape(text)}")"""
+        methods = r"\b(?:split|rsplit|find|rfind|startswith|endswith|replace)\(\s*"
+        return bool(re.search(rf"{methods}{quoted}|{quoted}\s+(?:not\s+)?in\b", self._source))
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, options: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        options: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> str:
-        """The prompt of a conversation. RequestError when the template refuses or fails."""
-        variables = {
-            "tools": None,
-            "documents": None,
-            **self._special_tokens,
-            **options,
+        """The prompt of a conversation. RequestError when the template refuses or fails, and for an option
+        that is not for requests to set.
+        """
+        given = {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
+            "tools": list(tools) or None,
+            **self._special_tokens,
         }
+        for name in options:
+            if name in given:
+                raise RequestError(f"the chat template's variable {name!r} is not an option")
+        variables = {"documents": None, **options, **given}
         parts: list[str] = []
         size = 0
         try:
@@ -165,9 +189,8 @@ def _to_json(
 ) -> str:
     if indent is not None and not 0 <= indent <= 16:
         raise jinja2.exceptions.SecurityError("an indentation is too deep")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    return _ESCAPABLE.sub(lambda match: json.dumps(match[0])[1:-1], text) if ensure_ascii else text
 
 
 def _one_line(error: BaseException) -> str:

@@ -55,6 +55,11 @@ class OpTable:
         count = (self.rows if rows is None else rows) + k.TILE_SLACK
         return Floats(self.bytes(count * columns * 4), columns * 4)
 
+    def array(self, floats: Floats) -> NDArray[np.float32]:
+        """Float32 rows as an array [rows, columns]."""
+        memory = next(m for m in self.memory if isinstance(m, np.ndarray) and m.ctypes.data == floats.address)
+        return memory.view(np.float32).reshape(-1, floats.stride // 4)
+
     def quantized(self, columns: int, wide: bool, rows: int) -> Quantized:
         """Quantized rows in 8 bits, or in 15 when `wide`."""
         rows += k.TILE_SLACK

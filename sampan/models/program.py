@@ -47,6 +47,7 @@ class Step:
     pages: NDArray[np.int64]
     slots: NDArray[np.int64]
     output_rows: NDArray[np.int64]
+    draws: NDArray[np.int64]
     spans: NDArray[np.int64]
     cosines: tuple[NDArray[np.float32], ...]
     sines: tuple[NDArray[np.float32], ...]
@@ -58,8 +59,9 @@ class Step:
 class Program:
     """What the interpreter runs, and everything it touches.
 
-    `ops`: int64 [count, OP_WORDS]; `step`: the inputs they read; `logits`: float32 [rows, vocabulary rounded
-    up to a block], which they write; `routes`: int32 [sparse layers, rows, most experts], the experts each
+    `ops`: int64 [count, OP_WORDS]; `step`: the inputs they read. They write `logits`: float32 [rows,
+    vocabulary rounded up to a block]; `hidden`: float32 [rows, hidden_size], what the last norm made of the
+    rows that are wanted; `routes`: int32 [sparse layers, rows, most experts], the experts each
     token went to in the order of their choice, -1 where there is none; `scratch_bytes`: what each thread
     needs for itself; `memory`: keeps alive all that the ops point into.
     """
@@ -67,6 +69,7 @@ class Program:
     ops: NDArray[np.int64]
     step: Step
     logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
     routes: NDArray[np.int32]
     scratch_bytes: int
     memory: tuple[object, ...]
@@ -83,6 +86,7 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
         pages=integers(rows),
         slots=integers(rows),
         output_rows=integers(rows),
+        draws=np.zeros((rows, k.DRAW_WORDS), np.int64),
         spans=np.zeros((max_spans, k.SPAN_WORDS), np.int64),
         cosines=tuple(np.zeros((rows, rope.dimensions // 2), np.float32) for rope in config.ropes),
         sines=tuple(np.zeros((rows, rope.dimensions // 2), np.float32) for rope in config.ropes),
@@ -93,6 +97,7 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
     step.words[k.STEP_POSITIONS] = step.positions.ctypes.data
     step.words[k.STEP_PAGES] = step.pages.ctypes.data
     step.words[k.STEP_SLOTS] = step.slots.ctypes.data
+    step.words[k.STEP_DRAWS] = step.draws.ctypes.data
     step.words[k.STEP_SPAN_TABLE] = step.spans.ctypes.data
     step.words[k.STEP_EXPERTS] = step.expert_counts.ctypes.data
     step.words[k.STEP_MASSES] = step.expert_masses.ctypes.data
@@ -107,7 +112,9 @@ def _scratch_bytes(config: ModelConfig) -> int:
     gate_up = (k.GATE_UP_SLICE + k.TILE_SLACK) * k.GATE_UP_STRIDE
     # Scores, selection scores and what groups or chosen experts are worth.
     router = 3 * (config.expert_count + 16) * 4
-    return (max(attention, gate_up, router) + 4095) // 4096 * 4096
+    # A row's weights, their sums by blocks, and candidates twice.
+    sampling = (config.vocab_size + 16) * 5 + 2 * k.MAX_CANDIDATES * 4
+    return (max(attention, gate_up, router, sampling) + 4095) // 4096 * 4096
 
 
 def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
@@ -185,6 +192,7 @@ def build_program(
     block_output = b.floats(config.hidden_size) if config.sandwich_norms else hidden
     vocabulary_rows = -(-config.vocab_size // BLOCK_ROWS) * BLOCK_ROWS
     logits = b.floats(vocabulary_rows)
+    final = b.floats(config.hidden_size)
     state_bytes = (cache.value_dim + k.STATE_EXTRA) * 4
     slot_bytes = (context // k.ATTENTION_CHUNK + 2) * config.head_count * state_bytes
     partials: Words = {k.PARTIALS: b.bytes(PARTIAL_SLOTS * slot_bytes), k.PARTIAL_SLOT_BYTES: slot_bytes}
@@ -285,17 +293,19 @@ def build_program(
         b.emit(k.GATE_UP, words | quantized_input(source) | quantized_output(output) | gate_up)
         project(f"{mlp}.down", output, f"{prefix}.mlp_post_norm")
 
-    source = norm("output_norm", True, step.output_rows.ctypes.data, k.STEP_OUTPUTS)
+    source = norm("output_norm", True, step.output_rows.ctypes.data, k.STEP_OUTPUTS, final)
     words = {k.TARGET: logits.address, k.TARGET_STRIDE: logits.stride, k.FACTOR: float(config.logit_scale)}
     head = pack.matrices["embedding" if config.tied_embeddings else "output"]
-    b.emit(k.MATMUL, words | quantized_input(source) | segments([head]), k.STEP_OUTPUTS)
+    b.emit(k.MATMUL, words | quantized_input(source) | segments([head]), k.STEP_LOGITS)
+    words = {k.SOURCE: logits.address, k.SOURCE_STRIDE: logits.stride, k.COLUMNS: config.vocab_size}
+    b.emit(k.SAMPLE, words, k.STEP_LOGITS)
 
-    logits_memory = next(m for m in b.memory if isinstance(m, np.ndarray) and m.ctypes.data == logits.address)
     table = np.ascontiguousarray(np.stack(b.ops))
     return Program(
         ops=table,
         step=step,
-        logits=logits_memory.view(np.float32).reshape(rows + k.TILE_SLACK, vocabulary_rows),
+        logits=b.array(logits),
+        hidden=b.array(final),
         routes=np.empty((0, rows, 0), np.int32) if experts is None else experts.routes,
         scratch_bytes=_scratch_bytes(config),
         memory=(*b.memory, pack),

@@ -46,9 +46,10 @@ class ReferenceModel:
     `experts_per_token` and `expert_mass` are the dials of `routing.route`, and may be set at any time.
     `expert_usage` [layers, experts] int64 counts, over all calls, the tokens that each expert had a part in;
     `routes` [sparse layers, tokens, experts per token] int32 says which each token of the last call was sent
-    to, in order of selection, -1 where the dial dropped one, and `router_logits` [sparse layers, tokens,
-    experts] why. With `follow` set to such routes, the next calls take experts from there and choose none:
-    two engines can then be compared whose rounding parts them where two experts are almost equally good.
+    to, in order of selection, -1 where the dial dropped one; `router_logits` [sparse layers, tokens, experts]
+    why; `hidden` [tokens, hidden_size] what the last norm made of them. With `follow` set to such routes, the
+    next calls take experts from there and choose none: two engines can then be compared whose rounding parts
+    them where two experts are almost equally good.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ReferenceModel:
         self.experts_per_token: int | None = None
         self.expert_mass = 1.0
         self.expert_usage = np.zeros((config.layer_count, config.expert_count), np.int64)
+        self.hidden = np.empty((0, config.hidden_size), np.float32)
         self.routes = np.empty((0, 0, 0), np.int32)
         self.router_logits = np.empty((0, 0, 0), np.float32)
         self.follow: npt.NDArray[np.int32] | None = None
@@ -121,7 +123,7 @@ class ReferenceModel:
         if self._routes:
             self.routes = np.stack(self._routes)
             self.router_logits = np.stack(self._router_logits)
-        hidden = self._norm("output_norm", hidden)
+        hidden = self.hidden = self._norm("output_norm", hidden)
         output = self._matrix("embedding" if config.tied_embeddings else "output")
         return (hidden @ output.T) * np.float32(config.logit_scale)
 

@@ -79,6 +79,14 @@ def available_memory() -> int:
     return available
 
 
+def anonymous_memory() -> int:
+    """Bytes of memory this process holds that no file backs; where the system tells only the most it has
+    held, that.
+    """
+    anonymous = _kilobytes(_PROCESS / "self/status", "RssAnon")
+    return peak_memory() if anonymous is None else anonymous
+
+
 def peak_memory() -> int:
     """Most bytes of memory this process has held at once."""
     if sys.platform == "win32":

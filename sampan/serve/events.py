@@ -9,6 +9,17 @@ AnswerEnd = Literal["stop", "length", "tool_calls", "deadline", "cancelled"]
 
 
 @dataclass(frozen=True)
+class AnswerStart:
+    """The first event: all that can be refused of a request has been checked, and the engine has it.
+
+    `prompt_tokens`: what the prompt became. `seed`: the first choice's, which repeats the answer.
+    """
+
+    prompt_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class TokenChance:
     """A token, the bytes of its text, and the natural logarithm of its probability."""
 
@@ -84,4 +95,4 @@ class AnswerUsage:
     reasoning_tokens: int
 
 
-Event = TextDelta | ReasoningDelta | ToolCallStart | ToolCallArguments | ChoiceEnd | AnswerUsage
+Event = AnswerStart | TextDelta | ReasoningDelta | ToolCallStart | ToolCallArguments | ChoiceEnd | AnswerUsage

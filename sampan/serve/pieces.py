@@ -22,9 +22,12 @@ class ReasoningPiece:
 
 @dataclass(frozen=True)
 class ToolStartPiece:
-    """A call of the tool of this name begins; the pieces of arguments that follow are its own."""
+    """A call of the tool of this name begins; the pieces of arguments that follow are its own. `call_id`: the
+    model's own name for this call, where its format has one.
+    """
 
     name: str
+    call_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class AnswerParser(Protocol):
     """Sorts one answer's text, which comes in any cut, into pieces; text that may yet turn out to be a mark
     is held back. Joined, the pieces do not depend on the cut.
     """
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is all there although the model goes on: the sequence may be ended."""
+        ...
 
     def push(self, text: str) -> list[Piece]:
         """The pieces that `text` completes."""

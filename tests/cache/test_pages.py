@@ -31,6 +31,50 @@ def test_pages_are_conserved(page_count: int, actions: list[tuple[bool, int]]) -
         assert pool.free_count == page_count - len(used)
 
 
+@given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from("afrw"), st.integers(0, 12)), max_size=60))
+def test_idle_pages_are_handed_out_last_and_the_oldest_first(
+    page_count: int, actions: list[tuple[str, int]]
+) -> None:
+    pool = PagePool(page_count)
+    reclaimed: list[int] = []
+    pool.on_reclaim = reclaimed.append
+    used: list[int] = []
+    idle: list[int] = []
+    for action, amount in actions:
+        if action == "a" and amount <= pool.free_count:
+            never_idle = page_count - len(used) - len(idle)
+            expected = idle[: max(amount - never_idle, 0)]
+            idle = idle[len(expected) :]
+            reclaimed.clear()
+            used += pool.allocate(amount)
+            assert reclaimed == expected
+        elif action == "f" and used:
+            pool.free([used.pop(amount % len(used))])
+        elif action == "r" and used:
+            idle.append(used.pop(amount % len(used)))
+            pool.rest(idle[-1])
+        elif action == "w" and idle:
+            used.append(idle.pop(amount % len(idle)))
+            pool.wake(used[-1])
+        assert len(set(used)) == len(used)
+        assert not set(used) & set(idle)
+        assert pool.idle_count == len(idle)
+        assert pool.free_count == page_count - len(used)
+
+
+def test_only_idle_pages_wake_and_only_allocated_ones_rest() -> None:
+    pool = PagePool(3)
+    (page,) = pool.allocate(1)
+    with pytest.raises(ValueError, match="not idle"):
+        pool.wake(page)
+    pool.rest(page)
+    for other in (page, 2):
+        with pytest.raises(ValueError, match="not allocated"):
+            pool.rest(other)
+        with pytest.raises(ValueError, match="not allocated"):
+            pool.free([other])
+
+
 @pytest.mark.parametrize("pages", [[0], [0, 0], [-1], [4]])
 def test_only_allocated_pages_come_back(pages: list[int]) -> None:
     pool = PagePool(4)

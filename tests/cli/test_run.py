@@ -134,6 +134,21 @@ def test_a_conversation(engine_home: Path, tiny_model: Path) -> None:
         terminal.end()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_conversation_does_not_read_its_past(engine_home: Path, tiny_model: Path) -> None:
+    terminal = Terminal(engine_home, "run", str(tiny_model), "--max-tokens", "2", "--seed", "7")
+    try:
+        terminal.type("x" * 60)
+        assert terminal.shows("78 prompt tokens, first token")
+        terminal.type("go on")
+        # One page, of the letters alone.
+        assert terminal.shows("prompt tokens, 64 of them read before")
+        terminal.type("/exit")
+        assert terminal.process.wait(timeout=60) == 0
+    finally:
+        terminal.end()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_ctrl_c_leaves_without_a_traceback(engine_home: Path, tiny_model: Path) -> None:
     process = subprocess.Popen(

@@ -72,10 +72,10 @@ def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
 
 
 class ReferenceRunner:
-    """Keeps token ids in its pages instead of keys and values, and in its state slots instead of states, and
-    computes every sequence from its start.
+    """Keeps token ids in its pages instead of keys and values, each with a hash of all up to it, and in its
+    state slots instead of states, and computes every sequence from its start.
 
-    So it fails wherever the engine mixes up pages, slots, positions or chunks; `spans` lists what was run.
+    So it fails wherever the engine mixes up pages, slots, positions, chunks or beginnings.
     """
 
     def __init__(
@@ -93,11 +93,14 @@ class ReferenceRunner:
         self.vocab_size = model.config.vocab_size
         self.max_experts = model.config.experts_in_reach
         self.routes = np.empty((0, 0, 0), np.int32)
+        self.hidden = np.empty((0, model.config.hidden_size), np.float32)
+        self.tokens = np.empty(0, np.int64)
         self.max_batch_tokens = max_batch_tokens
         self.pages = np.full((page_count, page_tokens), -1, np.int64)
         self.state_count = state_count
         # What a slot holds before it is cleared is nobody's.
         self.states: list[list[int] | None] = [None] * state_count
+        self.histories = np.zeros((page_count, page_tokens), np.int64)
         self.largest_batch = 0
         self.spans: list[tuple[int, int, str]] = []
         self.closed = False
@@ -107,27 +110,43 @@ class ReferenceRunner:
         assert 0 < total <= self.max_batch_tokens
         self.largest_batch = max(self.largest_batch, len(spans))
         rows = [np.empty((0, self.vocab_size), np.float32)]
+        hidden = [np.empty((0, self.config.hidden_size), np.float32)]
         routes = []
         for span in spans:
             self.spans.append((span.start, len(span.tokens), span.outputs))
             end = span.start + len(span.tokens)
             if self.config.linear_count:
                 state = self.states[span.state]
-                assert state == self.pages[span.pages].reshape(-1)[: span.start].tolist()
+                assert state == [self.pages[self._place(span, position)] for position in range(span.start)]
                 state.extend(span.tokens.tolist())
-            for position, token in zip(range(span.start, end), span.tokens, strict=True):
-                self.pages[span.pages[position // self.page_tokens], position % self.page_tokens] = token
+            for position, token in zip(range(span.start, end), span.tokens.tolist(), strict=True):
+                self.pages[self._place(span, position)] = token
+                before = self.histories[self._place(span, position - 1)] if position else 0
+                self.histories[self._place(span, position)] = hash((int(before), token))
             if span.outputs != "none" or self.config.sparse_count:
                 tokens = self.pages[span.pages].reshape(-1)[:end]
                 assert tokens.min() >= 0
+                history = 0
+                for position, token in enumerate(tokens.tolist()):
+                    history = hash((history, token))
+                    assert history == self.histories[self._place(span, position)], "another beginning"
                 self.model.experts_per_token = span.dial.count
                 self.model.expert_mass = span.dial.mass
                 logits = self.model.forward(tokens)
-                rows.append(logits[{"none": end, "last": end - 1, "all": span.start}[span.outputs] :])
+                first = end - span.row_count
+                (hidden if span.hidden else rows).append(
+                    (self.model.hidden if span.hidden else logits)[first:]
+                )
                 routes.append(self._padded(self.model.routes[:, span.start :]))
         if self.config.sparse_count:
             self.routes = np.concatenate(routes, axis=1)
-        return np.concatenate(rows)
+        self.hidden = np.concatenate(hidden)
+        logits = np.concatenate(rows)
+        self.tokens = np.full(len(logits), -1)
+        return logits
+
+    def _place(self, span: Span, position: int) -> tuple[int, int]:
+        return span.pages[position // self.page_tokens], position % self.page_tokens
 
     def _padded(self, routes: NDArray[np.int32]) -> NDArray[np.int32]:
         """With as many columns as any dial can fill."""

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from typing import Any
 
 import numpy as np
 import pytest
+from engines import MODEL, answer, decode, greedy_by_definition, make_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_runner import TINY, ReferenceRunner, tiny_model
+from reference_runner import TINY, ReferenceRunner
 
 from sampan.cache.pages import PagePool
 from sampan.engine.engine import Engine
 from sampan.engine.options import SamplingOptions
-from sampan.engine.sequence import Output
-from sampan.errors import RequestError, SampanError
-
-MODEL = tiny_model()
-
-
-def decode(tokens: Sequence[int]) -> str:
-    """One letter a token."""
-    return "".join(chr(ord(" ") + token) for token in tokens)
-
-
-def make_engine(
-    *, context: int = 64, page_count: int = 24, max_batch_tokens: int = 16, eos: frozenset[int] = frozenset()
-) -> Engine:
-    runner = ReferenceRunner(MODEL, page_count, max_batch_tokens=max_batch_tokens)
-    return Engine(runner, PagePool(page_count), context=context, decode=decode, eos_ids=eos)
-
-
-def answer(engine: Engine, prompt: Sequence[int], options: SamplingOptions) -> list[Output]:
-    return list(engine.stream(engine.new_sequence(prompt, options)))
-
-
-def greedy_by_definition(prompt: Sequence[int], count: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(int(MODEL.forward(tokens)[-1].argmax()))
-    return tokens[len(prompt) :]
+from sampan.errors import QueueFullError, RequestError, SampanError
 
 
 @given(
@@ -107,10 +83,12 @@ def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
     while not second.pending:
         engine.step()
         steps += 1
-    assert steps == -(-30 // 7)
     assert len(first.pending) == before + steps
     assert isinstance(engine.runner, ReferenceRunner)
-    assert [outputs for _, count, outputs in engine.runner.spans if count > 2] == ["none"] * 4
+    parts = [(count, outputs) for _, count, outputs in engine.runner.spans[1:] if count > 1]
+    assert sum(count for count, _ in parts) == 30
+    assert all(4 <= count <= 7 for count, _ in parts[:-1])
+    assert [outputs for _, outputs in parts] == ["none"] * (len(parts) - 1) + ["last"]
 
 
 def test_streams_read_in_turns_share_steps() -> None:
@@ -154,7 +132,7 @@ def test_a_request_waits_for_pages() -> None:
         assert not second.pending
     assert len(list(second.pending)) == 0
     engine.step()
-    assert len(second.pages) == 3
+    assert len(second.pages.pages) == 3
     assert engine.pages.free_count == 2
 
 
@@ -190,7 +168,7 @@ def test_context_is_never_more_than_the_pages() -> None:
 def test_the_end_token_ends_without_text() -> None:
     tokens = greedy_by_definition([5, 6], 8)
     end = next(i for i, token in enumerate(tokens) if token not in tokens[:i] and i > 0)
-    engine = make_engine(eos=frozenset({tokens[end]}))
+    engine = make_engine(eos_ids=frozenset({tokens[end]}))
     outputs = answer(engine, [5, 6], SamplingOptions(temperature=0, max_tokens=8))
     assert [output.token for output in outputs] == tokens[: end + 1]
     assert outputs[-1].finish_reason == "stop"
@@ -228,6 +206,15 @@ def test_leaving_a_stream_frees_its_pages() -> None:
     assert sequence.finish_reason == "cancelled"
     assert engine.pages.free_count == 24
     engine.step()
+
+
+def test_a_request_that_has_ended_does_not_start() -> None:
+    engine = make_engine()
+    sequence = engine.new_sequence([1], SamplingOptions())
+    assert engine.cancel(sequence)
+    with pytest.raises(RequestError, match="ended already"):
+        engine.submit(sequence)
+    assert not engine.has_work
 
 
 def test_cancelling_a_waiting_request() -> None:
@@ -289,9 +276,173 @@ def test_damage_in_one_sequence_spares_the_others(monkeypatch: pytest.MonkeyPatc
 
 def test_damage_is_raised_to_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine()
-    monkeypatch.setattr(
-        engine.runner, "forward", lambda spans: np.full((len(spans), TINY.vocab_size), np.nan, np.float32)
-    )
+    forward = engine.runner.forward
+    monkeypatch.setattr(engine.runner, "forward", lambda spans: np.full_like(forward(spans), np.nan))
     with pytest.raises(SampanError, match="nan"):
         answer(engine, [1], SamplingOptions())
     assert engine.pages.free_count == 24
+
+
+def test_logprobs_come_with_each_token() -> None:
+    options = SamplingOptions(temperature=0, max_tokens=5, logprobs=2, logit_bias=((3, 100.0),))
+    outputs = answer(make_engine(), [5, 6], options)
+    tokens = [5, 6]
+    for output in outputs:
+        assert output.token == 3
+        exact = MODEL.forward(tokens)[-1].astype(np.float64)
+        expected = exact - np.logaddexp.reduce(exact)
+        assert output.logprob is not None
+        assert output.logprob.logprob == pytest.approx(expected[3], abs=1e-5)
+        top = np.argsort(-expected)[:2]
+        assert [token for token, _ in output.logprob.top] == top.tolist()
+        tokens.append(output.token)
+    assert all(output.logprob is None for output in answer(make_engine(), [5], SamplingOptions(max_tokens=2)))
+
+
+def test_a_bias_for_a_token_that_does_not_exist() -> None:
+    with pytest.raises(RequestError, match=f"logit_bias names token {TINY.vocab_size}"):
+        make_engine().new_sequence([1], SamplingOptions(logit_bias=((TINY.vocab_size, 1.0),)))
+
+
+def test_a_request_may_decode_in_its_own_way() -> None:
+    engine = make_engine()
+    options = SamplingOptions(temperature=0, max_tokens=4)
+    sequence = engine.new_sequence([5], options, decode=lambda tokens: decode(tokens).swapcase())
+    text = "".join(output.text for output in engine.stream(sequence))
+    assert text == decode(greedy_by_definition([5], 4)).swapcase()
+    assert text != text.swapcase()
+    bare = Engine(ReferenceRunner(MODEL, 4), PagePool(4), context=32)
+    assert bare.new_sequence([1], SamplingOptions(stop=("a",)), decode=decode).stop_string is None
+
+
+def test_the_stop_string_that_ended_an_answer_is_known() -> None:
+    text = decode(greedy_by_definition([5, 6], 8))
+    engine = make_engine()
+    options = SamplingOptions(temperature=0, max_tokens=8, stop=("never", text[3:5]))
+    sequence = engine.new_sequence([5, 6], options)
+    list(engine.stream(sequence))
+    assert (sequence.finish_reason, sequence.stop_string) == ("stop", text[3:5])
+
+
+class CountDown:
+    """Wants descending tokens, from 9 on to `end`."""
+
+    def __init__(self, end: int, refuses: int | None = None) -> None:
+        self.next, self.end, self.refuses = 9, end, refuses
+
+    @property
+    def ended(self) -> bool:
+        return self.next < self.end
+
+    def restrict(self, logits: np.ndarray) -> None:
+        kept = logits[self.next]
+        logits[:] = -np.inf
+        logits[self.next] = kept
+
+    def accept(self, token: int) -> None:
+        if token == self.refuses:
+            raise RequestError(f"token {token} is refused")
+        self.next -= 1
+
+
+def test_a_constraint_chooses_and_ends() -> None:
+    engine = make_engine()
+    limited = engine.new_sequence([5], SamplingOptions(max_tokens=30), constraint=CountDown(4))
+    free = engine.new_sequence([5], SamplingOptions(temperature=0, max_tokens=9))
+    engine.submit(free)
+    outputs = list(engine.stream(limited))
+    assert [output.token for output in outputs] == [9, 8, 7, 6, 5, 4]
+    assert "".join(output.text for output in outputs) == decode([9, 8, 7, 6, 5, 4])
+    assert [output.finish_reason for output in outputs] == [None] * 5 + ["stop"]
+    while free.finish_reason is None:
+        engine.step()
+    assert [output.token for output in free.pending] == greedy_by_definition([5], 9)
+
+
+def test_a_failing_constraint_ends_its_own_sequence() -> None:
+    engine = make_engine()
+    broken = engine.new_sequence([5], SamplingOptions(), constraint=CountDown(4, refuses=7))
+    healthy = engine.new_sequence([9], SamplingOptions(temperature=0, max_tokens=6))
+    engine.submit(broken)
+    assert [output.token for output in engine.stream(healthy)] == greedy_by_definition([9], 6)
+    assert (broken.finish_reason, str(broken.error)) == ("error", "token 7 is refused")
+    assert [output.token for output in broken.pending] == [9, 8]
+    assert engine.pages.free_count == 24
+
+
+def test_a_failing_step_ends_its_sequences_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(context=40, page_count=5)
+    options = SamplingOptions(temperature=0, max_tokens=30)
+    running = engine.new_sequence([1], options)
+    waiting = engine.new_sequence([2], options)
+    engine.submit(running)
+    engine.submit(waiting)
+    engine.step()
+
+    def fails(_spans: list[Any]) -> np.ndarray:
+        raise MemoryError("no room for the step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runner, "forward", fails)
+        assert engine.step() == [running]
+    assert running.finish_reason == "error"
+    assert isinstance(running.error, MemoryError)
+    assert [output.token for output in engine.stream(waiting)] == greedy_by_definition([2], 30)
+
+
+def test_deadlines_end_what_runs_and_what_waits() -> None:
+    engine = make_engine(context=40, page_count=5)
+    options = SamplingOptions(temperature=0, max_tokens=30)
+    past, future = time.monotonic() - 1, time.monotonic() + 1e6
+    first = engine.new_sequence([1], options, deadline=future)
+    late, last = (engine.new_sequence([i], options, deadline=future) for i in (2, 3))
+    for sequence in (first, late, last):
+        engine.submit(sequence)
+    assert engine.step() == [first]
+    late.deadline = past
+    assert engine.step() == [late, first]
+    first.deadline = past
+    assert engine.step() == [first, last]
+    assert [sequence.finish_reason for sequence in (first, late, last)] == ["deadline", "deadline", None]
+    assert len(first.pending) == 2
+    assert not late.pending
+    last.deadline = past
+    assert list(engine.stream(engine.new_sequence([1], options, deadline=past))) == []
+    assert engine.pages.free_count == 5
+
+
+def test_clients_take_turns_to_start() -> None:
+    engine = make_engine(context=40, page_count=5)
+    options = SamplingOptions(temperature=0, max_tokens=30)
+    order: list[str] = []
+    sequences = [engine.new_sequence([1], options, client=client) for client in "aaab"]
+    for sequence in sequences:
+        engine.submit(sequence)
+    while engine.has_work:
+        order += [sequence.client for sequence in engine.step() if sequence.finish_reason is not None]
+    assert "".join(order) == "abaa"
+
+
+def test_too_many_waiting_are_refused() -> None:
+    engine = make_engine(max_waiting=2)
+    sequences = [engine.new_sequence([i], SamplingOptions(max_tokens=1)) for i in range(3)]
+    engine.submit(sequences[0])
+    engine.submit(sequences[1])
+    with pytest.raises(QueueFullError):
+        engine.submit(sequences[2])
+    engine.step()
+    engine.submit(sequences[2])
+    assert engine.max_waiting == 2
+
+
+def test_stats_count_what_happened() -> None:
+    engine = make_engine(context=40, page_count=5)
+    first, second = (engine.new_sequence([1] * 9, SamplingOptions(max_tokens=20)) for _ in range(2))
+    engine.submit(first)
+    engine.submit(second)
+    for _ in range(3):
+        engine.step()
+    stats = engine.stats()
+    assert (stats.waiting, stats.running, stats.pages_total, stats.pages_used) == (1, 1, 5, 4)
+    assert (stats.prompt_tokens_total, stats.generated_tokens_total, stats.steps_total) == (9, 3, 3)
+    assert stats.batch_tokens == 1

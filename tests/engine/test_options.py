@@ -24,6 +24,12 @@ from sampan.errors import RequestError
         ("repetition_penalty", [0.0, -1.0, float("inf")]),
         ("presence_penalty", [float("nan"), 1e6]),
         ("frequency_penalty", [float("nan"), -1e6]),
+        (
+            "logit_bias",
+            [{1: 2.0}, [(1, 2.0)], ((1,),), (1, 2), ((-1, 0.0),), ((1, float("nan")),), ((1, 101),)],
+        ),
+        ("logit_bias", [((1, 1.0), (1, 2.0)), tuple((token, 1.0) for token in range(1025))]),
+        ("logprobs", [-1, 21, 1.5, True]),
         ("experts_per_token", [0, -1, 2.0, "4", True]),
         ("expert_mass", [0.0, -0.1, 1.01, float("nan"), "x", None]),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,8 +17,11 @@ import numpy as np
 import pytest
 
 from sampan.cache.layout import KeyValueType
+from sampan.cache.pages import PagePool
 from sampan.config import ModelConfig
 from sampan.convert.random_pack import random_pack
+from sampan.engine.engine import Engine
+from sampan.engine.options import SamplingOptions
 from sampan.engine.span import Span
 from sampan.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.models.reference import ReferenceModel
@@ -309,3 +314,60 @@ def test_closing_ends_all_threads_even_while_they_poll(make: Make, open_random: 
         runner.close()
         runner.close()
     assert workers() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is in memory")
+def test_memory_is_taken_by_use_and_given_back_by_closing(make: Make, open_random: OpenRandom) -> None:
+    runner = make(open_random(PLAIN, Q4))
+    cache, buffers = runner.cache_memory(), runner.buffer_memory(8)
+    assert cache.reserved == 40 * runner.page_bytes
+    assert cache.resident == 0
+    assert buffers.resident <= buffers.reserved < runner.buffer_memory(9).reserved
+    run_schedule(runner, prompts_of(PLAIN, (3,)), alone([3]))
+    # More where the system gives huge pages.
+    assert runner.page_bytes <= runner.cache_memory().resident <= cache.reserved
+    assert runner.buffer_memory(8).resident > buffers.resident
+    memory = weakref.ref(runner._cache)
+    gc.disable()
+    try:
+        runner.close()
+        assert memory() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {},
+        {"temperature": 1.3, "top_p": 1.0},
+        {"top_k": 7},
+        {"min_p": 0.1, "top_p": 1.0},
+        {"temperature": 8.0, "top_p": 0.999},
+    ],
+    ids=str,
+)
+def test_tokens_chosen_by_the_program_are_those_of_the_sampler(
+    options: dict[str, Any], make: Make, open_random: OpenRandom
+) -> None:
+    """A bias of nothing keeps the program from choosing."""
+    engine = Engine(make(open_random(PLAIN, Q4), 2), PagePool(40), context=320)
+    by_program, by_sampler = (
+        [
+            engine.new_sequence(prompt, SamplingOptions(max_tokens=30, seed=seed, logit_bias=bias, **options))
+            for seed, prompt in enumerate([[1], [2, 3], [4] * 70, [5]])
+        ]
+        for bias in ((), ((0, 0.0),))
+    )
+    chosen = []
+    tokens = type(engine.runner).tokens.fget
+    assert tokens is not None
+    for sequence in [*by_program, *by_sampler]:
+        engine.submit(sequence)
+    while engine.has_work:
+        engine.step()
+        chosen += tokens(engine.runner).tolist()
+    for ours, theirs in zip(by_program, by_sampler, strict=True):
+        assert [output.token for output in ours.pending] == [output.token for output in theirs.pending]
+    assert chosen.count(-1) == 4 * 30

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sampan.engine.options import SamplingOptions
-from sampan.engine.sampler import distribution, penalise, sample, uniform
+from sampan.engine.sampler import adjust, distribution, sample, uniform
 from sampan.errors import SampanError
 
 NOTHING = np.empty(0, np.int32)
@@ -130,12 +130,60 @@ def test_damaged_logits_are_an_error(value: float) -> None:
 
 
 @given(LOGITS, st.data())
+def test_bias_is_added_to_the_logits(logits: np.ndarray, data: st.DataObject) -> None:
+    ids = st.integers(0, len(logits) - 1)
+    bias = data.draw(st.dictionaries(ids, st.floats(-100, 100, width=32), max_size=8))
+    changed = adjust(logits, SamplingOptions(logit_bias=tuple(bias.items())), NOTHING, NOTHING)
+    for token, logit in enumerate(logits):
+        assert changed[token] == np.float32(logit) + np.float32(bias.get(token, 0))
+
+
+class Only:
+    """Allows some tokens."""
+
+    ended = False
+
+    def __init__(self, tokens: set[int]) -> None:
+        self.tokens = sorted(tokens)
+        self.accepted: list[int] = []
+
+    def restrict(self, logits: np.ndarray) -> None:
+        kept = logits[self.tokens]
+        logits[:] = -np.inf
+        logits[self.tokens] = kept
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+@given(LOGITS, st.data(), st.integers(0, 20), st.floats(0.1, 1), st.sampled_from([0.0, 0.8, 100.0]))
+def test_a_constraint_is_never_left(
+    logits: np.ndarray, data: st.DataObject, top_k: int, top_p: float, temperature: float
+) -> None:
+    allowed = data.draw(st.sets(st.integers(0, len(logits) - 1), min_size=1, max_size=4))
+    before = logits.copy()
+    options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, presence_penalty=1)
+    for seed in range(5):
+        assert sample(logits, options, seed, NOTHING, NOTHING, Only(allowed)) in allowed
+    assert np.array_equal(logits, before)
+
+
+def test_bias_cannot_lift_a_token_over_a_constraint() -> None:
+    logits = np.zeros(8, np.float32)
+    options = SamplingOptions(temperature=0, logit_bias=((3, 100.0), (5, 1.0)))
+    assert sample(logits, options, 0, NOTHING, NOTHING) == 3
+    assert sample(logits, options, 0, NOTHING, NOTHING, Only({2, 5})) == 5
+    with pytest.raises(SampanError, match="allows no token"):
+        sample(logits, options, 0, NOTHING, NOTHING, Only(set()))
+
+
+@given(LOGITS, st.data())
 def test_penalties(logits: np.ndarray, data: st.DataObject) -> None:
     ids = st.lists(st.integers(0, len(logits) - 1), max_size=12).map(lambda ids: np.array(ids, np.int32))
     prompt, generated = data.draw(ids), data.draw(ids)
     options = SamplingOptions(repetition_penalty=1.5, presence_penalty=0.25, frequency_penalty=0.5)
     before = logits.copy()
-    changed = penalise(logits, options, prompt, generated)
+    changed = adjust(logits, options, prompt, generated)
     assert np.array_equal(before, logits)
     for token, logit in enumerate(logits):
         expected = float(logit)

@@ -63,7 +63,7 @@ def test_texts_are_the_models_whoever_shares_the_slots(
         engine.step()
     for sequence, (prompt, count) in zip(sequences, requests, strict=True):
         assert [output.token for output in sequence.pending] == greedy_by_definition(prompt, count)
-    assert engine.states.free_count == state_count
+    assert engine.states.slots.free_count == state_count
     assert isinstance(engine.runner, ReferenceRunner)
     assert engine.runner.largest_batch <= state_count
 
@@ -77,15 +77,15 @@ def test_a_request_waits_for_a_slot() -> None:
         engine.submit(sequence)
     engine.step()
     assert [len(sequence.pending) for sequence in sequences] == [1, 1, 0]
-    assert engine.states.free_count == 0
+    assert engine.states.slots.free_count == 0
     engine.cancel(sequences[1])
-    assert engine.states.free_count == 1
+    assert engine.states.slots.free_count == 1
     while not sequences[2].pending:
         engine.step()
     assert sequences[2].state == sequences[1].state != sequences[0].state
     engine.cancel(sequences[1])
     engine.close()
-    assert engine.states.free_count == 2
+    assert engine.states.slots.free_count == 2
 
 
 def test_an_engine_needs_a_slot() -> None:

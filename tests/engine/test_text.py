@@ -134,7 +134,7 @@ def stopped_text(stops: Sequence[str], pieces: Sequence[str]) -> tuple[str, bool
     stream = StopStrings(stops)
     shown = [stream.push(piece) for piece in pieces]
     shown.append(stream.finish())
-    return "".join(shown), stream.stopped, shown
+    return "".join(shown), stream.found is not None, shown
 
 
 def cut_by_definition(text: str, stops: Sequence[str]) -> tuple[str, bool]:
@@ -174,4 +174,4 @@ def test_stop_strings_span_tokens_and_characters() -> None:
     stream = TextStream(tokenizer.decode, [], ["停😀止"])
     shown = [stream.push(token) for token in tokens]
     assert "".join(shown) + stream.finish() == "好的。"
-    assert stream.stopped
+    assert stream.stop_string == "停😀止"

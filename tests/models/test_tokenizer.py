@@ -66,7 +66,7 @@ def test_template_options() -> None:
     ("messages", "problem"),
     [
         ([], "at least one message"),
-        ([{"role": "user"}], "message 0 needs a role and a content"),
+        ([{"role": "user"}], "message 0: content is missing"),
         ([*HELLO, {"role": "user", "content": 3}], "message 1"),
         (["hello"], "message 0"),
     ],

@@ -1,0 +1,70 @@
+"""What OpenAI's answer objects have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from sampan.errors import UnavailableError
+from sampan.serve.events import AnswerUsage, ChoiceEnd
+from sampan.serve.operations import installed_version
+from sampan.serve.sse import to_json
+
+if TYPE_CHECKING:
+    from sampan.serve.host.served import ServedModel
+
+Json = dict[str, Any]
+
+_UNFINISHED = {
+    "deadline": "the request's time was over before its answer was complete",
+    "cancelled": "the server stopped before the answer was complete",
+}
+_RETRY_S = 1.0
+
+
+def object_head(prefix: str, kind: str, served: ServedModel) -> Json:
+    """The fields that an answer begins with, and repeats in every chunk of a stream."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": served.name,
+        "system_fingerprint": fingerprint(served),
+    }
+
+
+def fingerprint(served: ServedModel) -> str:
+    """Names all that the answer depends on besides the request: Sampan's version, the model's weights, and
+    the precision of its KV cache.
+    """
+    pack = served.model.pack
+    source = to_json(dict(pack.source))
+    parts = [installed_version(), source, pack.config.to_json(), served.model.runner.kv_dtype]
+    return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def usage_object(usage: AnswerUsage) -> Json:
+    """OpenAI's `usage`."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def finish_reason(end: ChoiceEnd) -> str:
+    """OpenAI's word for the end of a choice; raises `unfinished` where it has none."""
+    if end.reason in _UNFINISHED:
+        raise unfinished(end.reason)
+    return end.reason
+
+
+def unfinished(reason: str | None) -> UnavailableError:
+    """The error for what the engine ended before it was complete: no client would see that from a word that
+    means something else.
+    """
+    return UnavailableError(_UNFINISHED.get(str(reason), "the engine left the answer unfinished"), _RETRY_S)
