@@ -121,8 +121,10 @@ class _Messages:
             self.all.append({"role": role, "content": content})
 
     def add_reasoning(self, item: ReasoningItem) -> None:
-        message = self._turn(goes_on=False)
         text = "".join(part.text for part in item.content or [])
+        if not text:
+            return  # a model elsewhere kept it to itself
+        message = self._turn(goes_on=False)
         message["reasoning_content"] = message.get("reasoning_content", "") + text
 
     def add_call(self, item: FunctionCallItem) -> None:
