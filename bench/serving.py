@@ -218,7 +218,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "model": local.reference,
         "machine": {"cpu": cpu_name(), "threads": default_threads()},
         "rounds": args.rounds,
-        "load_asked": LOAD | {"streams": STREAMS},
+        "load_asked": LOAD | {"streams": STREAMS, "prefix": PREFIX_TOKENS, "long_prompt": LONG_TOKENS},
         "parts": parts,
         "ratios": ratios(parts),
     }

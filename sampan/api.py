@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sampan.weights.pack import Pack
 
 DEFAULT_CONTEXT = 4096
+# A sequence's own, and snapshots behind its prompt and its answer.
+STATES_PER_SEQUENCE = 3
 SMALLEST_DEFAULT_CONTEXT = 256
 
 # Texts that `Model.embed` queues at a time.
@@ -113,6 +115,7 @@ def load(
     threads: int | None = None,
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     sequences: int = 1,
+    states: int | None = None,
     max_experts: int | None = None,
     prefix_cache: bool = True,
     progress: Progress | None = None,
@@ -121,10 +124,12 @@ def load(
 
     `reference`: None is the default model; see `sampan.hub.reference.FORMS`. `context`: most tokens of prompt
     and answer; None is 4096, or less where the model or the memory has less. `sequences`: how many such
-    contexts the KV cache holds at once. `max_experts`: most experts per token that a request may ask for;
-    None is as many as the model was trained with. `prefix_cache`: whether a prompt that begins like an
-    earlier one is read only from where they differ. `progress` is called with (what, bytes done, bytes in all
-    or None).
+    contexts the KV cache holds at once. `states`: what a model with linear layers remembers has a fixed size;
+    so many are kept, one for each sequence that runs and the others as snapshots for the prefix cache; None
+    is three for each of `sequences`, or one without a prefix cache. `max_experts`: most experts per token
+    that a request may ask for; None is as many as the model was trained with. `prefix_cache`: whether a
+    prompt that begins like an earlier one is read only from where they differ. `progress` is called with
+    (what, bytes done, bytes in all or None).
 
     Raises SampanError; RequestError for a context or number of experts beyond the model's, MachineError when
     memory is too small.
@@ -134,6 +139,7 @@ def load(
     _check_count("context", context)
     _check_count("threads", threads)
     _check_count("sequences", sequences)
+    _check_count("states", states)
     if kv_dtype not in ("bf16", "int8"):
         raise RequestError(f"kv_dtype must be bf16 or int8, not {kv_dtype!r}")
 
@@ -143,12 +149,15 @@ def load(
     name, pack = open_pack(None if reference is None else str(reference), progress=progress)
     try:
         most_experts(pack.config, max_experts)  # checked before kernels are compiled
-        context = choose_context(pack, context, kv_dtype, sequences)
+        if states is None:
+            states = sequences * (STATES_PER_SEQUENCE if prefix_cache else 1)
+        context = choose_context(pack, context, kv_dtype, sequences, states)
         model = start_model(
             pack,
             name,
             context=context,
             page_count=sequences * -(-context // PAGE_TOKENS),
+            states=states,
             threads=threads,
             kv_dtype=kv_dtype,
             max_experts=max_experts,
@@ -182,6 +191,7 @@ def start_model(
     *,
     context: int,
     page_count: int,
+    states: int = 1,
     threads: int | None = None,
     kv_dtype: Literal["bf16", "int8"] = "bf16",
     max_experts: int | None = None,
@@ -194,9 +204,9 @@ def start_model(
     """A model from an open pack, which closes with it.
 
     `page_count`: pages of the KV cache, which take memory from their first use on; `usable_pages` may say
-    that fewer are to be used, once the runner knows what it needs itself. `max_waiting` and `max_running`:
-    most requests that wait and that are in one batch; None is the engine's default. The rest is as for
-    `load`.
+    that fewer are to be used, once the runner knows what it needs itself. `states`: state slots of a model
+    with linear layers. `max_waiting` and `max_running`: most requests that wait and that are in one batch;
+    None is the engine's default. The rest is as for `load`.
     """
     from sampan.cache.pages import PagePool
     from sampan.engine.engine import DEFAULT_MAX_WAITING, Engine
@@ -214,6 +224,7 @@ def start_model(
         kernel_folder=kernels_folder(),
         kv_dtype=kv_dtype,
         max_experts=max_experts,
+        state_count=states,
     )
     try:
         engine = Engine(
@@ -260,9 +271,12 @@ def load_tokenizer(pack: Pack) -> Tokenizer | None:
     )
 
 
-def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "int8"], sequences: int) -> int:
+def choose_context(
+    pack: Pack, context: int | None, kv_dtype: Literal["bf16", "int8"], sequences: int, states: int = 1
+) -> int:
     """The context to load with: what was asked for, checked, or a default that fits model and memory."""
     from sampan.cache.layout import KeyValueLayout
+    from sampan.cache.states import StateLayout
     from sampan.plan.machine import available_memory
 
     config = pack.config
@@ -272,14 +286,17 @@ def choose_context(pack: Pack, context: int | None, kv_dtype: Literal["bf16", "i
             f"context {context} is more than the {config.context_length} tokens this model was made for"
         )
     available = available_memory()
-    room = available - pack.nbytes - _WORKING_MEMORY
+    state_bytes = states * StateLayout.of(config).slot_bytes
+    room = available - pack.nbytes - state_bytes - _WORKING_MEMORY
     wanted = context or min(DEFAULT_CONTEXT, config.context_length)
     smallest = wanted if context else min(SMALLEST_DEFAULT_CONTEXT, wanted)
     while wanted * layout.token_bytes * sequences > room:
         if wanted // 2 < smallest:
+            kept = f", states {_megabytes(state_bytes)}" if state_bytes else ""
             raise MachineError(
                 f"{_megabytes(available)} of memory are available, but the weights take "
-                f"{_megabytes(pack.nbytes)} and {sequences} x {wanted} tokens of {kv_dtype} KV cache "
+                f"{_megabytes(pack.nbytes)}{kept} and "
+                f"{sequences} x {wanted} tokens of {kv_dtype} KV cache "
                 f"{_megabytes(wanted * layout.token_bytes * sequences)}; "
                 "ask for a smaller context, an int8 KV cache or a smaller model"
             )

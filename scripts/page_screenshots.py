@@ -79,12 +79,12 @@ def serving() -> Iterator[str]:
     """The URL of a server with little memory for its cache, so that requests also wait."""
     model = f"smollm2-135m={DEFAULT_REFERENCE}"
     command = [sys.executable, "-m", "sampan", "serve", model, "--port", "0"]
-    command += ["--context", "2048", "--sequences", "2"]
+    command += ["--context", "2048", "--sequences", "2", "--log-format", "json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
             for line in server.stderr:
-                ready = re.search(r"(http://\S+)/v1,", line)
+                ready = re.search(r'"url": ?"(http://[^"]+)"', line)
                 if ready:
                     threading.Thread(target=server.stderr.read, daemon=True).start()
                     yield ready[1]

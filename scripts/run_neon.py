@@ -122,6 +122,7 @@ def logits_of(paths: list[Path], kernel_folder: Path) -> dict[str, np.ndarray]:
                 kernel_folder=kernel_folder,
                 kv_dtype=kind,
                 max_batch_tokens=160,
+                state_count=len(LENGTHS),
             )
             for index, logits in enumerate(run_schedule(runner, prompts, side_by_side(LENGTHS, 160))):
                 found[f"{path.stem}, {kind} cache, {LENGTHS[index]} tokens"] = logits
@@ -135,13 +136,13 @@ def compare() -> int:
     from sampan.convert.random_pack import random_pack
     from sampan.formats import Q4, Q4K, Q8
     from sampan.kernels.tiers import TIER
-    from tests.engine.packs import PLAIN, RICH, golden_pack
+    from tests.engine.packs import HYBRID, PLAIN, RICH, golden_pack
     from tests.models.model_files import CASES
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         paths = [golden_pack(case, folder) for case in CASES]
-        for config, form in ((PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8)):
+        for config, form in ((PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8), (HYBRID, Q4)):
             paths.append(folder / f"random-{form.name}.pack")
             random_pack(config, paths[-1], form)
         command = [sys.executable, __file__, str(folder / "logits.npz"), *map(str, paths)]

@@ -8,6 +8,8 @@ A result is the output of one command, stored under bench/results by what made i
     sampan bench MODEL --json > bench/results/NAME.bench.json
     sampan eval MODEL --against float32 --text bench/text/mixed.txt --json > bench/results/NAME.eval.json
     python bench/greedy_agreement.py --json > bench/results/NAME.greedy.json
+    python bench/serving.py --json > bench/results/NAME.serving.json
+    python bench/gateway.py --json > bench/results/NAME.gateway.json
 
 A NAME.dial.json, by bench/expert_dial.py, may lie beside them; no README quotes it.
 
@@ -58,6 +60,15 @@ class Language:
     decode: str
     prefill: str
     streams: str
+    serving: str
+    serving_ratio: str
+    output: str
+    first_token: str
+    prefix: str
+    later: str
+    gaps: str
+    swap: str
+    gateway: str
 
 
 ENGLISH = Language(
@@ -93,6 +104,21 @@ ENGLISH = Language(
     decode="decode after {0} tokens",
     prefill="prefill of {0} tokens",
     streams="{0} streams, in all",
+    serving=(
+        "`sampan serve` beside llama.cpp's server: {model} on {cpu}, {threads} threads, the same file and "
+        "{streams} slots, in turns in one run. The load is aiperf's, {input} tokens in and {output} out, "
+        "arriving at random, more than either can take."
+    ),
+    serving_ratio="Sampan to llama.cpp",
+    output="tokens per second under load",
+    first_token="time to the first token under load, 95%",
+    prefix="first token of a prompt of {tokens} tokens",
+    later="the same, when only its end is new",
+    gaps="gap between tokens while {tokens} tokens are read, to that without, 95%",
+    swap="Of two models of which the memory holds one, a swap takes {load} s.",
+    gateway=(
+        "Over {streams} streams, `sampan serve` costs {share} of the speed of the engine called directly."
+    ),
 )
 
 CHINESE = Language(
@@ -126,6 +152,19 @@ CHINESE = Language(
     decode="{0} 个 token 之后解码",
     prefill="预填 {0} 个 token",
     streams="{0} 路并发合计",
+    serving=(
+        "`sampan serve` 与 llama.cpp 的服务器对照：{model}，{cpu}，{threads} 个线程，同一个文件，"
+        "各 {streams} 个槽位，同一次运行中轮流测量。负载由 aiperf 产生：输入 {input} 个 token，"
+        "输出 {output} 个，随机到达，超过两者的处理能力。"
+    ),
+    serving_ratio="Sampan 与 llama.cpp 之比",
+    output="负载下每秒 token 数",
+    first_token="负载下第一个 token 的时间，95% 分位",
+    prefix="{tokens} 个 token 的提示词，第一个 token 的时间",
+    later="只有结尾是新内容时的同一时间",
+    gaps="读入 {tokens} 个 token 期间的 token 间隔与平时之比，95% 分位",
+    swap="两个模型而内存只容得下一个时，换一次需要 {load} 秒。",
+    gateway="{streams} 路并发时，`sampan serve` 比直接调用引擎慢 {share}。",
 )
 
 LANGUAGES = (ENGLISH, CHINESE)
@@ -251,11 +290,53 @@ def _greedy(report: Report, _name: str, language: Language) -> str:
     )
 
 
+def _serving(report: Report, _name: str, language: Language) -> str:
+    machine, asked, parts = report["machine"], report["load_asked"], report["parts"]
+    servers = list(parts["prefix"])
+    rows: list[tuple[str, str, dict[str, float]]] = []
+    if "load" in parts:
+        rows.append((language.output, "{:,.0f}", _figures(parts["load"], "output_tok_s")))
+        rows.append((language.first_token, "{:.2f} s", _figures(parts["load"], "first_token_p95_s")))
+    prefix, gaps = parts["prefix"], parts["long_prompt"]
+    rows.append(
+        (language.prefix.format(tokens=asked["prefix"]), "{:.3f} s", _figures(prefix, "first_s")),
+    )
+    rows.append((language.later, "{:.3f} s", _figures(prefix, "later_s")))
+    slower = {name: row["beside_p95_s"] / row["alone_p95_s"] for name, row in gaps.items()}
+    rows.append((language.gaps.format(tokens=f"{asked['long_prompt']:,}"), "{:.1f}x", slower))
+    lines = [
+        language.serving.format(
+            model=report["model"],
+            cpu=machine["cpu"],
+            threads=machine["threads"],
+            **{key: asked[key] for key in ("streams", "input", "output")},
+        ),
+        "",
+        _table_row([language.measure, *servers, language.serving_ratio]),
+        _table_rule(2 + len(servers)),
+    ]
+    for what, form, figures in rows:
+        ratio = f"{figures['sampan'] / figures['llama.cpp']:.2f}" if "llama.cpp" in figures else ""
+        lines.append(_table_row([what, *(form.format(figures[name]) for name in servers), ratio]))
+    lines += ["", language.swap.format(load=f"{parts['swap']['sampan']['load_s']:.3f}")]
+    return "\n".join(lines)
+
+
+def _figures(by_server: Mapping[str, Mapping[str, float]], name: str) -> dict[str, float]:
+    return {server: row[name] for server, row in by_server.items()}
+
+
+def _gateway(report: Report, _name: str, language: Language) -> str:
+    return language.gateway.format(share=f"{report['overhead']:.1%}", streams=report["streams"])
+
+
 _WRITERS: dict[str, Callable[[Report, str, Language], str]] = {
     "peers": _peers,
     "bench": _bench,
     "eval": _evaluation,
     "greedy": _greedy,
+    "serving": _serving,
+    "gateway": _gateway,
 }
 _NOT_QUOTED = ("dial",)
 

@@ -130,7 +130,7 @@ def test_timings_fit_together(loaded: sampan.Model) -> None:
     [
         ("", {}, "the prompt is empty"),
         ([], {}, "at least one message"),
-        ([{"role": "user"}], {}, "role and a content"),
+        ([{"role": "user"}], {}, "message 0: content is missing"),
         ("a" * 200, {}, "200 tokens, but the context holds 128"),
         ("a", {"max_tokens": 128}, "1 tokens and max_tokens is 128, 129 in all"),
         ("a", {"temprature": 1.0}, "unknown option 'temprature'; there are max_tokens, temperature"),
@@ -255,6 +255,38 @@ def test_default_context_fits_the_memory(random_model: Path, monkeypatch: pytest
     with_room_for(255)
     with pytest.raises(MachineError, match="256 tokens of bf16"):
         choose_context(pack, None, "bf16", 1)
+
+
+def test_states_take_memory_that_the_cache_could_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(
+        shape(),
+        layer_count=2,
+        layer_ropes=(0, 0),
+        windows=(0, 0),
+        linear_layers=(True, False),
+        linear_key_heads=4,
+        linear_value_heads=16,
+        linear_key_dim=128,
+        linear_value_dim=128,
+        linear_conv_width=4,
+    )
+    random_pack(config, tmp_path / "hybrid.pack", Q8)
+    pack = Pack.open(tmp_path / "hybrid.pack")
+    per_token = KeyValueLayout.of(config, "bf16").token_bytes
+    assert per_token == KeyValueLayout(1, 2, 32, 32, "bf16").token_bytes
+    state = 4 * (16 * 128 * 128 + 3 * (2 * 4 * 128 + 16 * 128))
+    fixed = pack.nbytes + 200 * 2**20
+
+    def with_room_for(states: int, tokens: int) -> None:
+        available = fixed + states * state + tokens * per_token
+        monkeypatch.setattr("sampan.plan.machine.available_memory", lambda: available)
+
+    with_room_for(3, 2 * 1024)
+    assert choose_context(pack, None, "bf16", 2, 3) == 1024
+    with pytest.raises(MachineError, match=r"states 4 MiB and 2 x 256 tokens of bf16 KV cache"):
+        choose_context(pack, None, "bf16", 2, 4)
 
 
 def test_importing_sampan_is_light() -> None:

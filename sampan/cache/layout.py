@@ -1,7 +1,7 @@
 """How keys and values lie in the pages of the KV cache.
 
-A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers: layer by layer, within a
-layer KV head by KV head. One head's part of a page, for bfloat16:
+A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers with attention: layer by
+layer, within a layer KV head by KV head. One head's part of a page, for bfloat16:
 
 - keys: 4 blocks of 16 positions; block [key_dim / 2][16 positions][2], so that a SIMD lane owns a position
   and holds two of its numbers;
@@ -41,7 +41,7 @@ class KeyValueLayout:
     def of(config: ModelConfig, kind: KeyValueType) -> KeyValueLayout:
         """The cache of a model."""
         return KeyValueLayout(
-            config.layer_count, config.kv_head_count, config.cached_key_dim, config.cached_value_dim, kind
+            config.attention_count, config.kv_head_count, config.cached_key_dim, config.cached_value_dim, kind
         )
 
     @property

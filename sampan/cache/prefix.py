@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.cache.pages import PagePool
+from sampan.cache.snapshots import SnapshotCache
 
 _NO_PAGE = -1
 
@@ -37,6 +38,9 @@ class PrefixCache:
     A page that nobody uses is idle in the pool, which may hand it out for something else. A sequence uses all
     pages before one that it uses, and leaves them from the last to the first: so of a chain of idle pages the
     last has been idle longest, and what stands before a known page is known.
+
+    `snapshots`: of models with linear layers, set by their owner. A sequence then uses known pages up to the
+    last one with a snapshot, and only when it starts.
     """
 
     def __init__(self, pool: PagePool, page_tokens: int) -> None:
@@ -45,6 +49,7 @@ class PrefixCache:
         self._pages: dict[PageKey, int] = {}
         self._keys: dict[int, PageKey] = {}
         self._users: dict[int, int] = {}
+        self.snapshots: SnapshotCache | None = None
         pool.on_reclaim = self._forget
 
     def open(
@@ -57,12 +62,20 @@ class PrefixCache:
         """
         table = PageTable(self, -(-length // self.page_tokens), setting)
         if prefix is not None:
-            table.follow(prefix)
+            if self.snapshots is None:
+                table.follow(prefix)
+            else:
+                table.follow_to_snapshot(prefix, self.snapshots)
+        table.growing = self.snapshots is None
         if len(table.pages) - table.shared > self.pool.free_count:
             table.close()
             return None
         table.pages[table.shared :] = self.pool.allocate(len(table.pages) - table.shared)
         return table
+
+    def find(self, key: PageKey) -> int | None:
+        """The page that holds this; None when there is none."""
+        return self._pages.get(key)
 
     def use(self, key: PageKey) -> int | None:
         """The page that holds this, with one user more; None when there is none."""
@@ -84,6 +97,8 @@ class PrefixCache:
             self.pool.rest(page)
 
     def _forget(self, page: int) -> None:
+        if self.snapshots is not None:
+            self.snapshots.forget(page)
         del self._pages[self._keys.pop(page)], self._users[page]
 
 
@@ -91,24 +106,29 @@ class PageTable:
     """The pages of one sequence: `pages` int64, in the order of its positions.
 
     The first `shared` of them are in the cache, full and not to be written; the others are its own.
+    `growing`: whether a sequence that reads its prompt may go on sharing pages that become known. `parting`:
+    how many tokens known pages held when it started, whether it could use them or not.
     """
 
     def __init__(self, cache: PrefixCache, count: int, setting: Hashable | None) -> None:
         self.pages = np.full(count, _NO_PAGE, np.int64)
         self.shared = 0
+        self.growing = True
+        self.parting = 0
         self._cache = cache
         self._setting = setting
+
+    @property
+    def shared_tokens(self) -> int:
+        """How many tokens the shared pages hold."""
+        return self.shared * self._cache.page_tokens
 
     def next_key(self, tokens: NDArray[np.int32]) -> PageKey | None:
         """The key of the first page that is not shared; None when `tokens`, the sequence's from its first on,
         do not fill it, or its pages stay out of the cache.
         """
-        start = self.shared * self._cache.page_tokens
-        end = start + self._cache.page_tokens
-        if end > len(tokens) or self._setting is None:
-            return None
         before = int(self.pages[self.shared - 1]) if self.shared else _NO_PAGE
-        return PageKey(self._setting, before, tokens[start:end].tobytes())
+        return self._key(self.shared, before, tokens)
 
     def follow(self, tokens: NDArray[np.int32]) -> int:
         """Use known pages in place of own ones as far as they hold `tokens`; returns how many tokens the
@@ -119,7 +139,25 @@ class PageTable:
             if page is None:
                 break
             self._share(page)
-        return self.shared * self._cache.page_tokens
+        return self.shared_tokens
+
+    def follow_to_snapshot(self, tokens: NDArray[np.int32], snapshots: SnapshotCache) -> None:
+        """Use known pages as far as they hold `tokens`, up to the last that has a snapshot."""
+        known: list[int] = []
+        usable = 0
+        page: int | None = _NO_PAGE
+        while page is not None and (key := self._key(len(known), page, tokens)) is not None:
+            page = self._cache.find(key)
+            if page is not None:
+                known.append(page)
+                usable = len(known) if page in snapshots else usable
+        self.parting = len(known) * self._cache.page_tokens
+        self.follow(tokens[: usable * self._cache.page_tokens])
+
+    def last_shared(self, end: int) -> int | None:
+        """The shared page that ends behind token `end`; None when there is none."""
+        count = end // self._cache.page_tokens
+        return int(self.pages[count - 1]) if 0 < count <= self.shared else None
 
     def publish(self, tokens: NDArray[np.int32]) -> None:
         """Share the pages that `tokens`, whose keys and values have been computed, fill. A page that holds
@@ -138,6 +176,13 @@ class PageTable:
         self._cache.pool.free(own[own != _NO_PAGE].tolist())
         for page in self.pages[: self.shared][::-1].tolist():
             self._cache.leave(page)
+
+    def _key(self, index: int, before: int, tokens: NDArray[np.int32]) -> PageKey | None:
+        start = index * self._cache.page_tokens
+        end = start + self._cache.page_tokens
+        if end > len(tokens) or self._setting is None:
+            return None
+        return PageKey(self._setting, before, tokens[start:end].tobytes())
 
     def _share(self, page: int) -> None:
         own = int(self.pages[self.shared])

@@ -48,6 +48,7 @@ class EmbeddingSequence(RunningSequence):
             start=self.computed,
             pages=self.pages.pages,
             outputs="all" if self.pooling == "mean" else last,
+            state=self.state,
             hidden=True,
         )
 

@@ -1,8 +1,8 @@
 """The step loop: which tokens of which sequences go through the model next, and what comes of it.
 
 Continuous batching (Yu et al. 2022, Orca): a sequence joins and leaves between any two steps. Chunked prefill
-(Agrawal et al. 2023, Sarathi): a step takes one token of every decoding sequence and fills up with pieces of
-prompts, so that a long prompt does not stop the others.
+(Agrawal et al. 2023, Sarathi): a step takes one token of every decoding sequence, and pieces of prompts, so
+that a long prompt does not stop the others.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sampan.engine.queue import WaitingQueue
 from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
 from sampan.engine.span import ModelRunner, results_by_span
+from sampan.engine.states import SequenceStates
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
 from sampan.errors import ContextError, ParameterError, RequestError
@@ -64,6 +65,7 @@ class Engine:
         self._decode = decode
         self._eos_ids = eos_ids
         self._cache = PrefixCache(pages, runner.page_tokens)
+        self.states = SequenceStates(runner, self._cache) if runner.config.linear_count else None
         self._keep_prefixes = prefix_cache
         self._costs = StepCosts()
         self._turns = PromptTurns()
@@ -160,8 +162,11 @@ class Engine:
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a new sequence for the next steps; this does not wait for a step to end.
 
-        QueueFullError when too many wait already, RequestError after `close`.
+        QueueFullError when too many wait already, RequestError after `close` and for one that has ended, such
+        as by `cancel`.
         """
+        if sequence.finish_reason is not None:
+            raise RequestError("the request has ended already; make a new one")
         self._waiting.push(sequence)
 
     def step(self) -> list[RunningSequence]:
@@ -191,6 +196,8 @@ class Engine:
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
                 first += count
                 sequence.advance(count, rows, token)
+                if self.states is not None:
+                    self.states.keep(sequence)
                 if sequence.pending or sequence.finish_reason is not None:
                     news.append(sequence)
                 if sequence.finish_reason is not None:
@@ -295,10 +302,12 @@ class Engine:
         ]
 
     def _admit(self) -> None:
-        """In turns between clients: a sequence starts when there are pages for its longest possible end."""
+        """In turns between clients: a sequence starts when there are pages for its longest possible end and,
+        where layers keep a state, a slot for that.
+        """
         while len(self._running) < self.max_running:
             sequence = self._waiting.first()
-            if sequence is None:
+            if sequence is None or (self.states is not None and not self.states.room):
                 return
             dial = sequence.options.dial
             setting = (dial.count_for(self.runner.config), dial.mass) if self._keep_prefixes else None
@@ -307,6 +316,8 @@ class Engine:
                 return
             self._waiting.start(sequence)
             sequence.pages = pages
+            if self.states is not None:
+                self.states.start(sequence)
             self._running.append(sequence)
             self._prompt_tokens += sequence.prompt_length
             sequence.started = time.monotonic()
@@ -322,7 +333,10 @@ class Engine:
         if decoding and reading:
             position = sum(sequence.computed for sequence in reading) / len(reading)
             room = min(room, self._costs.prompt_room(len(decoding), position))
-        return [*((sequence, 1) for sequence in decoding), *self._turns.share(reading, room)]
+        parts = self._turns.share(reading, room)
+        if self.states is not None:
+            parts = [(sequence, self.states.cut(sequence, count)) for sequence, count in parts]
+        return [*((sequence, 1) for sequence in decoding), *parts]
 
     def _note(self, batch: list[tuple[RunningSequence, int]], generated: int, seconds: float) -> None:
         """Count a step that has run, and learn from how long it took."""
@@ -345,5 +359,7 @@ class Engine:
         if sequence in self._running:
             self._running.remove(sequence)
             sequence.pages.close()
+            if self.states is not None:
+                self.states.end(sequence)
         else:
             self._waiting.remove(sequence)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
+from sampan.cache.states import StateLayout
 from sampan.engine.experts import most_experts
 from sampan.engine.span import Span
 from sampan.kernels import layout as k
@@ -21,7 +22,7 @@ from sampan.models.rope import inverse_frequencies
 from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
-_SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT]
+_SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT, k.SPAN_STATE]
 # As columns of float32, of which a word has two.
 _DRAW_FLOATS = [2 * k.DRAW_FACTOR, 2 * k.DRAW_TOP_P, 2 * k.DRAW_MIN_P]
 _DRAW_INTEGERS = [k.DRAW_TOP_K, k.DRAW_NUMBER]
@@ -40,7 +41,8 @@ class Runner:
 
     Not safe for use by several threads at once. `context`: most tokens of a sequence; `page_count`: pages of
     the KV cache; `kernel_folder`: where compiled kernels are kept; `max_experts`: most experts per token
-    that a span may ask for, where that is more than the model was trained with.
+    that a span may ask for, where that is more than the model was trained with; `state_count`: state slots,
+    of a model with linear layers: as many sequences can be under way at once.
     """
 
     page_tokens = PAGE_TOKENS
@@ -56,6 +58,7 @@ class Runner:
         kv_dtype: KeyValueType = "bf16",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         max_experts: int | None = None,
+        state_count: int = 1,
     ) -> None:
         config = pack.config
         self.config = config
@@ -69,8 +72,17 @@ class Runner:
         layout = KeyValueLayout.of(config, kv_dtype)
         # Anonymous memory: a page takes room only from its first use on.
         self._cache = aligned_zeros(page_count * layout.page_bytes)
+        self.state_count = state_count if config.linear_count else 0
+        size = self.state_count * StateLayout.of(config).slot_bytes
+        self._states = aligned_zeros(size)[:size].reshape(self.state_count, -1 if size else 0)
         self._program = build_program(
-            pack, layout, self._cache.ctypes.data, max_batch_tokens, context, self.max_experts
+            pack,
+            layout,
+            self._cache.ctypes.data,
+            max_batch_tokens,
+            context,
+            self.max_experts,
+            self._states.ctypes.data,
         )
         self._ropes = [inverse_frequencies(rope, context) for rope in config.ropes]
         step = self._program.step.words
@@ -83,8 +95,8 @@ class Runner:
 
         Returns the logits wanted, float32 [outputs, vocab_size], in the order of the spans; they belong to
         the runner and are valid until the next call. ValueError for more than `max_batch_tokens` tokens in
-        all, and for a token, position, page or number of experts that does not exist: the kernels do not
-        check addresses.
+        all, for a token, position, page, state slot or number of experts that does not exist, and for two
+        spans with one state: the kernels do not check addresses.
         """
         step = self._program.step
         # Addresses in the step point into these.
@@ -92,6 +104,11 @@ class Runner:
         tokens, logits = step.words[k.STEP_TOKENS], step.words[k.STEP_LOGITS]
         _check_below(step.ids[:tokens], self.vocab_size, "tokens")
         _check_below(step.pages[:tokens], self._page_count, "pages")
+        if self.config.linear_count:
+            taken = step.spans[: len(spans), k.SPAN_STATE]
+            _check_below(taken, self.state_count, "state slots")
+            if len(np.unique(taken)) < len(spans):
+                raise ValueError("two spans of a step have one state slot")
         if self.config.sparse_count:
             _check_below(step.expert_counts[:tokens] - 1, self.max_experts, "experts per token, less one,")
         for (frequencies, factor), cosines, sines in zip(self._ropes, step.cosines, step.sines, strict=True):
@@ -126,7 +143,7 @@ class Runner:
                 lengths.append(min(end, (page + 1) * PAGE_TOKENS) - max(start, page * PAGE_TOKENS))
             slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
             slots += slot >= 0
-            rows.append((first, count, start, pages.ctypes.data, slot))
+            rows.append((first, count, start, pages.ctypes.data, slot, span.state))
             first += count
             wanted[span.hidden] += range(first - span.row_count, first)
             if not span.hidden:
@@ -159,6 +176,14 @@ class Runner:
         tokens = self._program.step.words[k.STEP_TOKENS]
         return self._program.routes[:, :tokens]
 
+    def clear_state(self, slot: int) -> None:
+        """See `ModelRunner`."""
+        self._states[slot] = 0
+
+    def copy_state(self, source: int, target: int) -> None:
+        """See `ModelRunner`."""
+        self._states[target] = self._states[source]
+
     @property
     def page_bytes(self) -> int:
         """Bytes of one page of the KV cache."""
@@ -169,8 +194,8 @@ class Runner:
         return MemoryUse(self._cache.nbytes, resident_bytes(self._cache, self.page_bytes))
 
     def buffer_memory(self, outputs: int) -> MemoryUse:
-        """What a step is computed in, when none has more than so many outputs."""
-        buffers = [*self._program.memory, self._pool.scratch]
+        """What a step with at most so many outputs is computed in, and the states of sequences."""
+        buffers = [*self._program.memory, self._pool.scratch, self._states]
         arrays = [buffer.view(np.uint8) for buffer in buffers if isinstance(buffer, np.ndarray)]
         reserved = sum(array.nbytes for array in arrays) - self._program.logits[outputs:].nbytes
         return MemoryUse(reserved, sum(map(resident_bytes, arrays)))

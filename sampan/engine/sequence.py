@@ -36,12 +36,13 @@ class Output:
 
 
 class RunningSequence:
-    """Tokens of a prompt and its answer, the pages that hold their keys and values, and how far it got.
+    """Tokens of a prompt and its answer, the memory of them that layers keep, and how far it got.
 
     `tokens` is int32 [prompt + max_tokens], filled up to `length`; `computed` tokens have their keys and
-    values in the cache. A sequence waits, gets its `pages`, reads its prompt, decodes, and ends with a
-    `finish_reason` ("error": see `error`); its outputs lie in `pending` until somebody takes them. One that
-    ends otherwise than by a token, such as by its deadline, has no last output that says so.
+    values in the cache and are part of what state slot `state` holds. A sequence waits, gets its `pages`,
+    reads its prompt, decodes, and ends with a `finish_reason` ("error": see `error`); its outputs lie in
+    `pending` until somebody takes them. One that ends otherwise than by a token, such as by its deadline, has
+    no last output that says so.
 
     `client`: whose it is, for fairness. `deadline`: `time.monotonic()` at which it ends; `started`: when it
     left the queue. `cached_tokens`: how many of the prompt's tokens came from the prefix cache; valid from
@@ -69,6 +70,8 @@ class RunningSequence:
         self.tokens[: len(prompt)] = prompt
         self.length = self.prompt_length = len(prompt)
         self.computed = 0
+        self.state = 0
+        self.answer_snapshot: int | None = None
         self.options = options
         self.seed = seed
         self.finish_reason: FinishReason | None = None
@@ -112,14 +115,15 @@ class RunningSequence:
     def can_follow(self) -> bool:
         """See `scheduler.Reader`."""
         prefix = self.reusable_prefix
-        return prefix is not None and self.pages.next_key(prefix) is not None
+        return prefix is not None and self.pages.growing and self.pages.next_key(prefix) is not None
 
     def skip_cached(self) -> int:
         """Go on behind what the prefix cache holds of the prompt by now; returns by how many tokens."""
         prefix = self.reusable_prefix
         if prefix is None:
             return 0
-        skipped = max(self.pages.follow(prefix) - self.computed, 0)
+        held = self.pages.follow(prefix) if self.pages.growing else self.pages.shared_tokens
+        skipped = max(held - self.computed, 0)
         self.computed += skipped
         self.cached_tokens += skipped
         return skipped
@@ -133,6 +137,7 @@ class RunningSequence:
             pages=self.pages.pages,
             outputs="last" if last else "none",
             dial=self._dial,
+            state=self.state,
             sampling=self.options if last and self._plain else None,
             number=sampler.random_bits(self.seed, self.length - self.prompt_length) if last else 0,
         )

@@ -22,7 +22,8 @@ class Span:
 
     `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int64, page ids that cover positions
     0..start+n; `outputs`: which tokens' logits are wanted, or with `hidden` their hidden states; `dial`: to
-    how many experts the tokens are sent.
+    how many experts the tokens are sent; `state`: the sequence's state slot, which must be clear where
+    `start` is 0; ignored by models without linear layers.
 
     `sampling`: how the runner may choose the token that follows the last one, with the random `number` of 53
     bits, where that depends on the logits alone.
@@ -33,6 +34,7 @@ class Span:
     pages: NDArray[np.int64]
     outputs: Outputs
     dial: ExpertDial = FULL
+    state: int = 0
     hidden: bool = False
     sampling: SamplingOptions | None = None
     number: int = 0
@@ -44,7 +46,7 @@ class Span:
 
 
 class ModelRunner(Protocol):
-    """A model with its KV cache. Row i of `forward` does not depend on the other spans, down to the bit."""
+    """A model with its KV cache and states. A row of `forward` does not depend on other spans, to the bit."""
 
     @property
     def config(self) -> ModelConfig: ...
@@ -83,6 +85,19 @@ class ModelRunner(Protocol):
 
     @property
     def max_batch_tokens(self) -> int: ...
+
+    @property
+    def state_count(self) -> int:
+        """State slots, one for each sequence that runs at once; 0 for a model without linear layers."""
+        ...
+
+    def clear_state(self, slot: int) -> None:
+        """Make a slot that of a sequence without tokens."""
+        ...
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Make `target` what `source` is now."""
+        ...
 
     def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         """Logits float32 [outputs wanted, vocab_size], spans in order; valid until the next call."""

@@ -12,6 +12,7 @@ longer matches.
 
 from __future__ import annotations
 
+from sampan.kernels.delta import convolution_units, delta_blocks, delta_rule, linear_conv, linear_norm
 from sampan.kernels.experts import combine, dispatch, expert_down, expert_gate_up, gather
 from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.latent import head_matmul, latent_store, quantize
@@ -19,6 +20,7 @@ from sampan.kernels.layout import (
     ATTENTION,
     ATTENTION_FINISH,
     COMBINE,
+    DELTA_RULE,
     DISPATCH,
     DISPATCH_DOWN_UNITS,
     DISPATCH_GATE_UNITS,
@@ -34,7 +36,10 @@ from sampan.kernels.layout import (
     GATHER,
     HEAD_BLOCKS,
     HEAD_MATMUL,
+    HEADS,
     LATENT_STORE,
+    LINEAR_CONV,
+    LINEAR_NORM,
     MATMUL,
     MATMUL_SLICE,
     MAX_REGIONS,
@@ -67,6 +72,7 @@ from sampan.kernels.layout import (
     SEGMENT_WORDS,
     SEGMENTS,
     STEP,
+    STEP_SPANS,
     STOP,
     THREADS,
     UNIT_BITS,
@@ -135,6 +141,10 @@ def op_units(op: int, step: int) -> int:
         return load_word(op, SEGMENTS + SEGMENT_BLOCKS) // 2 * ((rows + GATE_UP_SLICE - 1) // GATE_UP_SLICE)
     if code == ROUTER_LOGITS:
         return (load_word(op, EXPERT_COUNT) + 15) // 16 * ((rows + ROUTER_SLICE - 1) // ROUTER_SLICE)
+    if code == LINEAR_CONV:
+        return load_word(step, STEP_SPANS) * convolution_units(op)
+    if code == DELTA_RULE:
+        return load_word(step, STEP_SPANS) * load_word(op, HEADS) * delta_blocks(op)
     if code == DISPATCH_TOKENS:
         return 1
     if code == GATHER:
@@ -188,6 +198,12 @@ def run_units(op: int, step: int, first: int, end: int, scratch: int) -> None:
         head_matmul(op, step, first, end)
     elif code == QUANTIZE:
         quantize(op, first, end)
+    elif code == LINEAR_CONV:
+        linear_conv(op, step, first, end)
+    elif code == DELTA_RULE:
+        delta_rule(op, step, first, end)
+    elif code == LINEAR_NORM:
+        linear_norm(op, first, end)
     elif code == ROUTER_LOGITS:
         router_logits(op, step, first, end)
     elif code == ROUTE:

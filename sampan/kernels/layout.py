@@ -28,11 +28,14 @@ COMBINE = 14
 LATENT_STORE = 15
 HEAD_MATMUL = 16
 QUANTIZE = 17
+LINEAR_CONV = 18
+DELTA_RULE = 19
+LINEAR_NORM = 20
 SAMPLE = 21
 
 # --- fields of an op (word index) ---------------------------------------------------------------------------
 
-OP_WORDS = 72
+OP_WORDS = 104
 
 OP_CODE = 0
 # Which count of the step gives the rows: STEP_TOKENS, STEP_OUTPUTS or STEP_LOGITS.
@@ -58,9 +61,9 @@ ACCUMULATE = 15
 # int64 row numbers to gather from SOURCE; 0: row i is i.
 ROWS = 16
 
-# MATMUL: up to 3 matrices side by side. GATE_UP: gate and up.
-SEGMENT_COUNT = 17
-SEGMENTS = 18
+# MATMUL: up to 4 matrices side by side. GATE_UP: gate and up.
+SEGMENT_COUNT = 67
+SEGMENTS = 68
 SEGMENT_WORDS = 5
 SEGMENT_ADDRESS = 0
 SEGMENT_FORMAT = 1
@@ -80,7 +83,8 @@ QUANTIZED_WIDE = 40
 ROW_WEIGHTS = 41
 
 # ROPE_STORE, LATENT_STORE and ATTENTION*; numbers of a key and of a value. Latent attention has one KV head
-# in the cache; ATTENTION may see groups of its query heads as KV heads that lie 0 bytes apart.
+# in the cache; ATTENTION may see groups of its query heads as KV heads that lie 0 bytes apart. In linear
+# layers HEADS counts value heads, KV_HEADS key heads.
 HEADS = 17
 KV_HEADS = 18
 KEY_DIM = 19
@@ -100,6 +104,9 @@ INTEGER_CACHE = 31
 WINDOW = 32
 PARTIALS = 34
 PARTIAL_SLOT_BYTES = 35
+# ATTENTION_FINISH and LINEAR_NORM: bytes from the start of a token's row at SOURCE to what gates its output;
+# 0: nothing does.
+OUTPUT_GATE = 88
 
 # ROPE_STORE: how queries and keys are normed.
 QK_NORM = 33
@@ -114,6 +121,19 @@ QUERIES_STRIDE = 64
 # HEAD_MATMUL: blocks of 16 rows of a head's matrix, and bytes between the outputs of two heads.
 HEAD_BLOCKS = 65
 HEAD_TARGET_BYTES = 66
+
+# Linear layers. STATES and HISTORY: the layer's states and the last CONV_WIDTH - 1 inputs of its convolution,
+# in state slot 0. The convolution's output lies head by head, [token][dim], with room for HEAD_ROWS tokens.
+# BETAS and DECAYS: bytes from the start of a token's row at SOURCE.
+STATES = 89
+STATE_BYTES = 90
+HISTORY = 91
+CONV_WIDTH = 92
+HEAD_ROWS = 93
+BETAS = 94
+DECAYS = 95
+DECAY_RATE = 96
+DECAY_BIAS = 97
 
 # Experts. ROUTES: int32 [tokens][ROUTE_WIDTH], -1 where there is none; ROUTE_WEIGHTS: float32 alike.
 EXPERT_COUNT = 42
@@ -196,6 +216,8 @@ SPAN_COUNT = 1
 SPAN_START = 2
 SPAN_PAGES = 3
 SPAN_SLOT = 4
+# The sequence's state slot.
+SPAN_STATE = 5
 
 # Float32 1 / temperature: 0 takes the likeliest token, and with less than 0 none is wanted. Int64 number of
 # the likeliest tokens that are kept, 0 for all; float32 share of the weight, and weight relative to the

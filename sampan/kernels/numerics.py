@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from sampan.kernels.jit import kernel
-from sampan.kernels.simd import exponent_of_two, fma, round_to_even, splat, vector_max, vector_min
+from sampan.kernels.simd import (
+    exponent_of_two,
+    fma,
+    round_to_even,
+    splat,
+    vector_abs,
+    vector_max,
+    vector_min,
+)
 
 _LOG2_E = np.float32(1.4426950408889634)
 # ln 2 in two parts, the first with few enough bits that its multiples are exact (Cody and Waite).
@@ -56,3 +64,16 @@ def gelu_tanh(x: Any) -> Any:
     """The tanh form of GELU (Hendrycks and Gimpel 2016): x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))."""
     inner = fma(x * x * x, splat(np.float32(0.044715)), x) * splat(np.float32(-1.5957691216057308))
     return x / (splat(np.float32(1)) + exponential(inner))
+
+
+@kernel
+def softplus(x: Any) -> Any:
+    """ln(1 + e^x), within a few units in the last place."""
+    u = exponential(splat(np.float32(0)) - vector_abs(x))
+    # ln(1 + u) = 2 artanh(s) for s = u / (2 + u), here at most 1/3: s^15 is below what a float holds.
+    s = u / (u + splat(np.float32(2)))
+    square = s * s
+    series = splat(np.float32(2 / 15))
+    for odd in (13, 11, 9, 7, 5, 3):
+        series = fma(series, square, splat(np.float32(2 / odd)))
+    return vector_max(x, splat(np.float32(0))) + fma(series * square, s, s + s)

@@ -32,6 +32,7 @@ from sampan.kernels.layout import (
     KV_HEADS,
     MATMUL_SLICE,
     OP_COUNT_WORD,
+    OUTPUT_GATE,
     PAGE_BYTES,
     PAGE_TOKENS,
     PARTIAL_SLOT_BYTES,
@@ -84,6 +85,7 @@ from sampan.kernels.layout import (
 from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.matmul import matmul_blocks
 from sampan.kernels.norm import norm_add_row, norm_quantize_row, norm_row
+from sampan.kernels.numerics import sigmoid
 from sampan.kernels.quantize import quantize_output
 from sampan.kernels.rope import next_token_follows, rotate, store_key, store_value
 from sampan.kernels.rows import dequantize_row
@@ -358,8 +360,16 @@ def attention(op: int, step: int, first: int, end: int, scratch: int) -> None:
 
 
 @kernel
+def gate_row(values: int, gates: int, count: int) -> None:
+    """values *= sigmoid(gates), `count` floats."""
+    for i in range(count // 16):
+        at = i * 64
+        store_f32(values + at, load_f32(values + at) * sigmoid(load_f32(gates + at)))
+
+
+@kernel
 def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> None:
-    """Fold split partials, then quantize the token's attention output. Unit: a token."""
+    """Fold split partials, then gate and quantize the token's attention output. Unit: a token."""
     heads = load_word(op, HEADS)
     value_dim = load_word(op, VALUE_DIM)
     state_bytes = (value_dim + STATE_EXTRA) * 4
@@ -374,4 +384,8 @@ def attention_finish(op: int, step: int, first: int, end: int, scratch: int) -> 
                 for chunk in range(chunk_count(position, load_word(op, WINDOW))):
                     fold_partial(scratch, partials + (chunk * heads + head) * state_bytes, value_dim)
                 finish_state(scratch, out + head * value_dim * 4, value_dim)
+        gate = load_word(op, OUTPUT_GATE)
+        if gate != 0:
+            gate += load_word(op, SOURCE) + token * load_word(op, SOURCE_STRIDE)
+            gate_row(out, gate, heads * value_dim)
         quantize_output(op, out, heads * value_dim, token)

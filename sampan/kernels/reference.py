@@ -43,11 +43,20 @@ def rms_norm(values: Array, weight: Array, epsilon: float) -> Array:
     return np.asarray(wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + epsilon) * weight)
 
 
+def sigmoid(values: Array) -> Array:
+    """1 / (1 + e^-x)."""
+    with np.errstate(over="ignore"):  # exp overflows to infinity where the sigmoid is 0
+        return np.asarray(1 / (1 + np.exp(-values.astype(np.float64))))
+
+
 def silu(values: Array) -> Array:
     """x * sigmoid(x)."""
-    wide = values.astype(np.float64)
-    with np.errstate(over="ignore"):  # exp overflows to infinity where the sigmoid is 0
-        return np.asarray(wide / (1 + np.exp(-wide)))
+    return np.asarray(values.astype(np.float64) * sigmoid(values))
+
+
+def softplus(values: Array) -> Array:
+    """ln(1 + e^x)."""
+    return np.logaddexp(0, values.astype(np.float64))
 
 
 def gelu_tanh(values: Array) -> Array:
@@ -143,3 +152,40 @@ def latent_attention(
         np.arange(len(latents)),
         0,
     )
+
+
+def causal_convolution(inputs: Array, weights: Array, history: Array) -> tuple[Array, Array]:
+    """Each channel's weighted sum of its last inputs: [tokens, channels] by [width, channels].
+
+    `history` [width - 1, channels]: the inputs before the first. Returns the sums and the next history.
+    """
+    width = len(weights)
+    rows = np.concatenate([history, inputs]).astype(np.float64)
+    windows = np.lib.stride_tricks.sliding_window_view(rows, width, axis=0)
+    return np.einsum("tcw,wc->tc", windows, weights.astype(np.float64)), rows[-(width - 1) :]
+
+
+def l2_norm(values: Array) -> Array:
+    """x / sqrt(sum(x^2) + 1e-6) over the last axis."""
+    wide = values.astype(np.float64)
+    return np.asarray(wide / np.sqrt((wide**2).sum(axis=-1, keepdims=True) + 1e-6))
+
+
+def delta_rule(
+    queries: Array, keys: Array, values: Array, betas: Array, decays: Array, states: Array
+) -> tuple[Array, Array]:
+    """The gated delta rule (arXiv:2412.06464, equation 10), token by token.
+
+    Queries and keys [tokens, key heads, key dim], values [tokens, heads, value dim], betas and decays
+    [tokens, heads], states [heads, key dim, value dim]. Returns outputs like the values, and the next states.
+    """
+    group = values.shape[1] // keys.shape[1]
+    keys, queries = (np.repeat(a.astype(np.float64), group, axis=1) for a in (keys, queries))
+    states = states.astype(np.float64)
+    outputs = np.zeros(values.shape)
+    for token in range(len(values)):
+        states = states * decays[token][:, None, None]
+        error = values[token] - np.einsum("hkv,hk->hv", states, keys[token])
+        states = states + np.einsum("hk,hv->hkv", keys[token], betas[token][:, None] * error)
+        outputs[token] = np.einsum("hkv,hk->hv", states, queries[token])
+    return outputs, states

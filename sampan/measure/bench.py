@@ -126,6 +126,7 @@ def run_bench(
         threads=count,
         kv_dtype=kv_dtype,
         sequences=sequences,
+        states=max(streams),
         max_experts=dial.count,
         prefix_cache=False,  # the same prompts are read again and again
         progress=progress,

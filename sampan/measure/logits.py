@@ -53,18 +53,24 @@ class EngineLogits:
     def _forward(
         self, tokens: NDArray[np.int32], chunk: int, outputs: Outputs
     ) -> Iterator[NDArray[np.float32]]:
-        runner, pool = self._engine.runner, self._engine.pages
+        runner, pool, states = self._engine.runner, self._engine.pages, self._engine.states
         pages = pool.allocate(-(-len(tokens) // runner.page_tokens))
+        state = 0
         try:
+            if states is not None:
+                state = states.slots.take()
+                runner.clear_state(state)
             for start in range(0, len(tokens), chunk):
                 part = tokens[start : start + chunk]
-                span = Span(part, start, np.array(pages, np.int32), outputs, self._dial)
+                span = Span(part, start, np.array(pages, np.int32), outputs, self._dial, state=state)
                 logits = runner.forward([span])
                 if self._tally is not None:
                     self._tally.add(runner.routes)
                 yield logits
         finally:
             pool.free(pages)
+            if states is not None:
+                states.slots.give_back(state)
 
 
 class TwinLogits:

@@ -116,7 +116,9 @@ def quantized_input(buffer: Quantized) -> Words:
 
 
 def segments(matrices: list[MatrixInfo]) -> Words:
-    """Matrices side by side: the rows of each follow those of the one before in the output."""
+    """Matrices side by side: the rows of each follow those of the one before in the output, whole blocks of
+    them.
+    """
     words: Words = {k.SEGMENT_COUNT: len(matrices)}
     offset = 0
     for index, matrix in enumerate(matrices):
@@ -126,5 +128,5 @@ def segments(matrices: list[MatrixInfo]) -> Words:
         words[base + k.SEGMENT_BLOCKS] = -(-matrix.rows // BLOCK_ROWS)
         words[base + k.SEGMENT_BLOCK_BYTES] = matrix.format.matrix_bytes(BLOCK_ROWS, matrix.columns)
         words[base + k.SEGMENT_TARGET_OFFSET] = offset
-        offset += matrix.rows * 4
+        offset += -(-matrix.rows // BLOCK_ROWS) * BLOCK_ROWS * 4
     return words

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampan.cache.layout import KeyValueLayout
+from sampan.cache.states import StateLayout
 from sampan.config import ModelConfig
 from sampan.errors import UnsupportedError
 from sampan.formats import BLOCK_ROWS
@@ -28,6 +29,7 @@ from sampan.models.op_table import (
 from sampan.models.program_attention import AttentionOps
 from sampan.models.program_experts import ExpertOps
 from sampan.models.program_latent import LatentOps, head_groups
+from sampan.models.program_linear import LinearOps
 from sampan.weights.pack import Pack
 
 # Sequences whose attention over one new token is split over threads by chunks of keys. With more sequences
@@ -120,7 +122,8 @@ def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
     widest = max(
         config.vocab_size,
         config.hidden_size,
-        (config.head_count + 2 * config.kv_head_count) * config.head_dim + 2 * BLOCK_ROWS,
+        2 * (config.head_count + config.kv_head_count) * config.head_dim + 3 * BLOCK_ROWS,
+        config.linear_channels + config.linear_value_width + 2 * config.linear_value_heads + 3 * BLOCK_ROWS,
         2 * config.intermediate_size,
         2 * config.shared_intermediate_size,
         config.query_latent_size + config.latent_size + config.head_dim + 3 * BLOCK_ROWS,
@@ -133,7 +136,10 @@ def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
     runs = min(config.expert_count, expert_rows) + expert_rows // k.GATE_UP_SLICE
     experts = max(config.hidden_size, config.expert_intermediate_size) // (2 * BLOCK_ROWS) * runs
     router = -(-config.expert_count // BLOCK_ROWS) * -(-rows // k.ROUTER_SLICE)
-    return max(matrices, attention, expert_rows, experts, router)
+    # Where every token is a span of its own.
+    convolution = rows * (2 * config.linear_key_heads + config.linear_value_heads + 1)
+    columns = rows * config.linear_value_width // BLOCK_ROWS
+    return max(matrices, attention, expert_rows, experts, router, convolution, columns)
 
 
 def _check(config: ModelConfig, rows: int, context: int, most: int) -> None:
@@ -146,8 +152,6 @@ def _check(config: ModelConfig, rows: int, context: int, most: int) -> None:
         raise UnsupportedError(
             f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
         )
-    if config.linear_count or config.attention_output_gate:
-        raise UnsupportedError("gated DeltaNet layers and gated attention: there are no kernels for them yet")
     if config.sparse_count and config.sandwich_norms:
         raise UnsupportedError("a mixture of experts with norms after its blocks")
     if _most_units(config, rows, context, most) > k.MAX_UNITS:
@@ -164,12 +168,14 @@ def build_program(
     rows: int,
     context: int,
     max_experts: int = 0,
+    states_address: int = 0,
 ) -> Program:
-    """The Program of a decoder (pre-norm, GQA or latent attention, gated MLP or experts; Gemma 3's
-    sandwich norms) over a pack.
+    """The Program of a decoder (pre-norm; GQA, latent attention or gated DeltaNet; gated MLP or experts;
+    Gemma 3's sandwich norms) over a pack.
 
     `rows`: most tokens in one step; `cache_address`: page 0 of the KV cache; `context`: most tokens of a
-    sequence; `max_experts`: most experts per token, 0 for as many as the model was trained with.
+    sequence; `max_experts`: most experts per token, 0 for as many as the model was trained with;
+    `states_address`: state slot 0, of a model with linear layers.
     UnsupportedError when the head size does not fit the kernels, or a step would have too many units.
     """
     config = pack.config
@@ -196,6 +202,7 @@ def build_program(
     ]
     make_attention = LatentOps if config.latent_size else AttentionOps
     attention = make_attention(b, pack, cache, cache_address, rotations, partials)
+    linear = LinearOps(b, pack, StateLayout.of(config), states_address) if config.linear_count else None
 
     def vector(name: str) -> int:
         return pack.vector(name).ctypes.data
@@ -253,11 +260,15 @@ def build_program(
     for layer in range(config.layer_count):
         prefix = f"layers.{layer}"
         # Where 8 bits cost most, measured by the divergence of the default model: what attention compares,
-        # the first and the last layer, and the logits. Everywhere else 15 bits would only cost time.
+        # the first and the last layer, and the logits. Everywhere else 15 bits would only cost time; in a
+        # linear layer no softmax magnifies what queries and keys are wrong by.
         wide = layer in (0, config.layer_count - 1)
-        source = norm(f"{prefix}.attention_norm", wide=True)
-        mixed = attention.emit(layer, source, wide)
-        project(f"{prefix}.attention.output", mixed, f"{prefix}.attention_post_norm")
+        source = norm(f"{prefix}.attention_norm", wide=not config.is_linear(layer) or wide)
+        if linear is not None and config.is_linear(layer):
+            mixed, mixer = linear.emit(layer, source, wide), "linear"
+        else:
+            mixed, mixer = attention.emit(layer, source, wide), "attention"
+        project(f"{prefix}.{mixer}.output", mixed, f"{prefix}.attention_post_norm")
         mlp = f"{prefix}.mlp"
         row_weights = 0
         if experts is not None and config.is_sparse(layer):

@@ -29,7 +29,9 @@ class AttentionOps:
         self._table, self._pack, self._cache, self._cache_address = table, pack, cache, cache_address
         self._rotations, self._partials = rotations, partials
         query_width = config.head_count * config.head_dim
-        self._heads = table.floats(query_width + 2 * config.kv_head_count * config.head_dim)
+        width = query_width + 2 * config.kv_head_count * config.head_dim
+        self._gate = width * 4 if config.attention_output_gate else 0
+        self._heads = table.floats(width + (query_width if config.attention_output_gate else 0))
         self._mixed = table.floats(query_width)
         self._mixed_quantized = table.both(query_width)
         self._qk_norm = k.QK_NORM_PER_HEAD
@@ -42,7 +44,8 @@ class AttentionOps:
         attention = f"layers.{layer}.attention"
         heads, mixed = self._heads, self._mixed
         words: Words = {k.TARGET: heads.address, k.TARGET_STRIDE: heads.stride, k.FACTOR: 1.0}
-        projections = [self._pack.matrices[f"{attention}.{part}"] for part in ("query", "key", "value")]
+        parts = ("query", "key", "value", "gate") if self._gate else ("query", "key", "value")
+        projections = [self._pack.matrices[f"{attention}.{part}"] for part in parts]
         table.emit(k.MATMUL, words | quantized_input(source) | segments(projections))
         shape: Words = {
             k.SOURCE: heads.address,
@@ -51,7 +54,7 @@ class AttentionOps:
             k.KV_HEADS: config.kv_head_count,
             k.KEY_DIM: cache.key_dim,
             k.VALUE_DIM: cache.value_dim,
-            k.CACHE: self._cache_address + layer * cache.layer_bytes,
+            k.CACHE: self._cache_address + config.cache_index(layer) * cache.layer_bytes,
             k.HEAD_BYTES: cache.head_bytes,
             k.PAGE_BYTES: cache.page_bytes,
             k.INTEGER_CACHE: int(cache.kind == "int8"),
@@ -75,7 +78,7 @@ class AttentionOps:
         output = self._mixed_quantized[wide]
         words = {k.TARGET: mixed.address, k.TARGET_STRIDE: mixed.stride} | self._partials
         table.emit(k.ATTENTION, shape | words)
-        table.emit(k.ATTENTION_FINISH, shape | words | quantized_output(output))
+        table.emit(k.ATTENTION_FINISH, shape | words | {k.OUTPUT_GATE: self._gate} | quantized_output(output))
         return output
 
     def _vector(self, name: str) -> int:

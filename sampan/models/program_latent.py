@@ -69,7 +69,7 @@ class LatentOps:
             k.KV_HEADS: head_groups(config),
             k.KEY_DIM: cache.key_dim,
             k.VALUE_DIM: cache.value_dim,
-            k.CACHE: self._cache_address + layer * cache.layer_bytes,
+            k.CACHE: self._cache_address + config.cache_index(layer) * cache.layer_bytes,
             k.HEAD_BYTES: 0,
             k.PAGE_BYTES: cache.page_bytes,
             k.INTEGER_CACHE: int(cache.kind == "int8"),

@@ -64,6 +64,32 @@ LATENT = replace(
     latent_value_dim=48,
 )
 
+# Linear layers around one with gated attention and half a rotation, a dense MLP below a mixture of experts;
+# value heads that do not fill a block of rows, an odd number of vectors in each head's values.
+HYBRID = replace(
+    PLAIN,
+    family="qwen3_next",
+    layer_count=3,
+    layer_ropes=(0, 0, 0),
+    ropes=(RopeConfig(10_000.0, 32),),
+    windows=(0, 0, 0),
+    qk_norm=True,
+    attention_output_gate=True,
+    linear_layers=(True, False, True),
+    linear_key_heads=3,
+    linear_value_heads=6,
+    linear_key_dim=32,
+    linear_value_dim=48,
+    linear_conv_width=4,
+    sparse_layers=(False, False, True),
+    expert_count=8,
+    experts_per_token=3,
+    expert_intermediate_size=64,
+    shared_intermediate_size=96,
+    shared_expert_gate=True,
+    router_normalize=True,
+)
+
 
 def golden_pack(case: str, folder: Path) -> Path:
     """A golden checkpoint as a pack in `folder`."""

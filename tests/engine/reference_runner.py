@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sampan.config import ModelConfig, RopeConfig
 from sampan.engine.span import Span
 from sampan.models.reference import ReferenceModel
+from sampan.weights.layout import pack_layout
 
 TINY = ModelConfig(
     family="llama",
@@ -40,44 +41,51 @@ SPARSE = replace(
     router_normalize=True,
 )
 
+HYBRID = replace(
+    TINY,
+    linear_layers=(True, False),
+    linear_key_heads=1,
+    linear_value_heads=2,
+    linear_key_dim=16,
+    linear_value_dim=16,
+    linear_conv_width=4,
+)
+
 
 def tiny_model(config: ModelConfig = TINY, seed: int = 0) -> ReferenceModel:
     """A twin with random weights, large enough that its distributions are far from flat."""
-    shapes = {
-        "embedding": (config.vocab_size, config.hidden_size),
-        "query": (config.head_count * config.head_dim, config.hidden_size),
-        "key": (config.kv_head_count * config.head_dim, config.hidden_size),
-        "value": (config.kv_head_count * config.head_dim, config.hidden_size),
-        "attention.output": (config.hidden_size, config.head_count * config.head_dim),
-        "gate": (config.intermediate_size, config.hidden_size),
-        "up": (config.intermediate_size, config.hidden_size),
-        "down": (config.hidden_size, config.intermediate_size),
-    }
+    layout = pack_layout(config)
 
     def matrix(name: str) -> NDArray[np.float32]:
-        shape = next(shape for key, shape in shapes.items() if name.endswith(key))
         generator = np.random.default_rng([seed, *name.encode()])
-        return (generator.standard_normal(shape) * 0.5).astype(np.float32)
+        return (generator.standard_normal(layout.matrices[name]) * 0.5).astype(np.float32)
 
     def vector(name: str) -> NDArray[np.float32]:
-        if name.endswith("router"):
+        length = layout.vectors[name]
+        if name.endswith(("router", "conv")):
             generator = np.random.default_rng([seed, *name.encode()])
-            router = generator.standard_normal(config.expert_count * config.hidden_size) * 0.1
-            return router.astype(np.float32)
-        return np.ones(config.hidden_size, np.float32)
+            values = generator.standard_normal(length) * (0.1 if name.endswith("router") else 0.5)
+            return values.astype(np.float32)
+        return np.full(length, -0.2 if name.endswith("decay_rate") else 1, np.float32)
 
     return ReferenceModel(config, matrix, vector)
 
 
 class ReferenceRunner:
-    """Keeps token ids in its pages instead of keys and values, each with a hash of all up to it, and computes
-    every sequence from its start.
+    """Keeps token ids in its pages instead of keys and values, each with a hash of all up to it, and in its
+    state slots instead of states, and computes every sequence from its start.
 
-    So it fails wherever the engine mixes up pages, positions, chunks or beginnings.
+    So it fails wherever the engine mixes up pages, slots, positions, chunks or beginnings.
     """
 
     def __init__(
-        self, model: ReferenceModel, page_count: int, *, page_tokens: int = 8, max_batch_tokens: int = 16
+        self,
+        model: ReferenceModel,
+        page_count: int,
+        *,
+        page_tokens: int = 8,
+        max_batch_tokens: int = 16,
+        state_count: int = 0,
     ) -> None:
         self.model = model
         self.page_tokens = page_tokens
@@ -89,6 +97,9 @@ class ReferenceRunner:
         self.tokens = np.empty(0, np.int64)
         self.max_batch_tokens = max_batch_tokens
         self.pages = np.full((page_count, page_tokens), -1, np.int64)
+        self.state_count = state_count
+        # What a slot holds before it is cleared is nobody's.
+        self.states: list[list[int] | None] = [None] * state_count
         self.histories = np.zeros((page_count, page_tokens), np.int64)
         self.largest_batch = 0
         self.spans: list[tuple[int, int, str]] = []
@@ -104,6 +115,10 @@ class ReferenceRunner:
         for span in spans:
             self.spans.append((span.start, len(span.tokens), span.outputs))
             end = span.start + len(span.tokens)
+            if self.config.linear_count:
+                state = self.states[span.state]
+                assert state == [self.pages[self._place(span, position)] for position in range(span.start)]
+                state.extend(span.tokens.tolist())
             for position, token in zip(range(span.start, end), span.tokens.tolist(), strict=True):
                 self.pages[self._place(span, position)] = token
                 before = self.histories[self._place(span, position - 1)] if position else 0
@@ -137,6 +152,13 @@ class ReferenceRunner:
         """With as many columns as any dial can fill."""
         missing = self.max_experts - routes.shape[2] if self.config.sparse_count else 0
         return np.pad(routes, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+
+    def clear_state(self, slot: int) -> None:
+        self.states[slot] = []
+
+    def copy_state(self, source: int, target: int) -> None:
+        state = self.states[source]
+        self.states[target] = None if state is None else state.copy()
 
     def close(self) -> None:
         self.closed = True

@@ -18,7 +18,7 @@ class Make:
         self._runners: list[Runner] = []
 
     def __call__(self, pack: Pack, threads: int = 1, kind: KeyValueType = "bf16", **options: Any) -> Runner:
-        settings: dict[str, Any] = {"context": 320, "page_count": 40} | options
+        settings: dict[str, Any] = {"context": 320, "page_count": 40, "state_count": 16} | options
         runner = Runner(pack, threads=threads, kernel_folder=self._folder, kv_dtype=kind, **settings)
         self._runners.append(runner)
         return runner

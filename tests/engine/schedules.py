@@ -26,7 +26,8 @@ def run_schedule(
 ) -> list[Logits]:
     """Logits [tokens, vocab_size] of each prompt after each of its tokens, computed in these steps.
 
-    The sequences' pages are dealt out in turns, from the last to the first, so that none is contiguous.
+    The sequences' pages are dealt out in turns, from the last to the first, so that none is contiguous; their
+    state slots lie in reverse order.
     `dials`: one per prompt, the full setting unless given. `routes`: a list per prompt, to which its tokens'
     routes are added step by step.
     """
@@ -35,6 +36,10 @@ def run_schedule(
     pages: list[list[int]] = [[] for _ in prompts]
     for page, (_, index) in zip(range(len(order) - 1, -1, -1), order, strict=True):
         pages[index].append(page)
+    states = range(len(prompts) - 1, -1, -1)
+    if runner.config.linear_count:
+        for state in states:
+            runner.clear_state(state)
     done = [0] * len(prompts)
     rows: list[list[Logits]] = [[] for _ in prompts]
     for step in steps:
@@ -45,6 +50,7 @@ def run_schedule(
                 np.array(pages[index], np.int32),
                 "all",
                 FULL if dials is None else dials[index],
+                state=states[index],
             )
             for index, count in step
         ]

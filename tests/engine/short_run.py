@@ -32,6 +32,7 @@ def short_logits(path: Path, kind: KeyValueType, threads: int, kernel_folder: Pa
         kernel_folder=kernel_folder,
         kv_dtype=kind,
         max_batch_tokens=16,
+        state_count=len(LENGTHS),
     )
     try:
         return run_schedule(runner, prompts, iter(STEPS))

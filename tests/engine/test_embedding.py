@@ -21,6 +21,7 @@ from sampan.models.reference import ReferenceModel
 from sampan.weights.pack import Pack
 from tests.engine.packs import relative_error
 from tests.engine.runners import Make
+from tests.engine.schedules import Logits
 from tests.models.model_files import CASES, golden
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "last")
@@ -98,6 +99,8 @@ def test_a_cancelled_vector() -> None:
 # What int8 activations cost, as measured on every case (at most 0.0022 in dense families, 0.0084 in mixtures
 # of experts), and some room.
 DENSE_ERROR, SPARSE_ERROR = 0.0028, 0.0105
+# See test_runner.py.
+OTHER_ERRORS = {"qwen3_5_narrow_keys": 0.013}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -108,22 +111,29 @@ def test_hidden_states_of_every_family(case: str, make: Make, open_golden: Calla
     twin = ReferenceModel.from_pack(pack)
     runner = make(pack, 2)
     pages = np.arange(5)
-    assert len(runner.forward([Span(tokens, 0, pages, "all", hidden=True)])) == 0
+
+    def forward(*spans: Span) -> Logits:
+        for slot in range(runner.state_count):
+            runner.clear_state(slot)
+        return runner.forward(spans)
+
+    assert len(forward(Span(tokens, 0, pages, "all", hidden=True))) == 0
     hidden = runner.hidden.copy()
     sparse = pack.config.sparse_count > 0
     if sparse:
         twin.follow = runner.routes[:, :, : twin.config.experts_per_token]
     twin.forward(tokens)
-    assert relative_error(hidden, twin.hidden) < (SPARSE_ERROR if sparse else DENSE_ERROR)
-    logits = runner.forward([Span(tokens, 0, pages, "all")]).copy()
+    error = OTHER_ERRORS.get(case, SPARSE_ERROR if sparse else DENSE_ERROR)
+    assert relative_error(hidden, twin.hidden) < error
+    logits = forward(Span(tokens, 0, pages, "all")).copy()
     parts = [
-        Span(tokens[:7], 0, pages, "last"),
-        Span(tokens[:9], 0, pages + 5, "all", hidden=True),
-        Span(tokens[:5], 0, pages + 10, "none", hidden=True),
-        Span(tokens[:3], 0, pages + 15, "all"),
-        Span(tokens[:4], 0, pages + 20, "last", hidden=True),
+        Span(tokens[:7], 0, pages, "last", state=0),
+        Span(tokens[:9], 0, pages + 5, "all", state=1, hidden=True),
+        Span(tokens[:5], 0, pages + 10, "none", state=2, hidden=True),
+        Span(tokens[:3], 0, pages + 15, "all", state=3),
+        Span(tokens[:4], 0, pages + 20, "last", state=4, hidden=True),
     ]
-    assert np.array_equal(runner.forward(parts), logits[[6, 0, 1, 2]])
+    assert np.array_equal(forward(*parts), logits[[6, 0, 1, 2]])
     assert np.array_equal(runner.hidden, hidden[[*range(9), 3]])
 
 

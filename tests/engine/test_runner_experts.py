@@ -147,6 +147,8 @@ def test_every_family_routes_as_its_twin(
     runner = Runner(pack, context=64, page_count=1, threads=1, kernel_folder=kernel_folder, max_experts=reach)
     try:
         for count in (1, None, reach):
+            if runner.state_count:
+                runner.clear_state(0)
             runner.forward([Span(tokens, 0, np.array([0], np.int32), "all", ExpertDial(count, mass))])
             twin.experts_per_token, twin.expert_mass = count, mass
             twin.forward(tokens)

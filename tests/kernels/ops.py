@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sampan.kernels import layout as k
-from sampan.models.op_table import OpTable, Words
+from sampan.models.op_table import OpTable, Quantized, Words
 from tests.kernels.buffers import Array, zeros
 
 
@@ -19,3 +21,14 @@ def new_step(tokens: int) -> Array:
     step = zeros((k.STEP_WORDS,), "int64")
     step[k.STEP_TOKENS] = step[k.STEP_OUTPUTS] = tokens
     return step
+
+
+def quantized_numbers(table: OpTable, buffer: Quantized, tokens: int) -> Array:
+    """What quantized rows stand for, [tokens, columns]."""
+    at = {m.ctypes.data: m for m in table.memory if isinstance(m, np.ndarray)}
+    scales = at[buffer.scales].view(np.float32)[: tokens * buffer.columns // 32].reshape(tokens, -1, 1)
+    codes = at[buffer.address].view(np.int8)[: tokens * buffer.stride].astype(np.float64)
+    if buffer.wide:
+        parts = codes.reshape(tokens, -1, 2, 32)
+        codes = parts[:, :, 0] * 128 + parts[:, :, 1]
+    return np.asarray((codes.reshape(tokens, -1, 32) * scales).reshape(tokens, -1))

@@ -13,9 +13,10 @@ from sampan.kernels import layout as k
 from sampan.kernels import reference
 from sampan.kernels.jit import kernel
 from sampan.kernels.latent import head_matmul, latent_store, quantize
-from sampan.models.op_table import OpTable, Quantized, quantized_input, quantized_output
+from sampan.models.op_table import OpTable, quantized_input, quantized_output
 from sampan.weights.quantize import dequantize
 from tests.kernels.buffers import FORMATS, aligned, random_matrix, zeros
+from tests.kernels.ops import quantized_numbers
 
 
 @kernel
@@ -38,17 +39,6 @@ def _step(tokens: int, positions: np.ndarray, pages: np.ndarray) -> np.ndarray:
     step[k.STEP_TOKENS] = tokens
     step[k.STEP_POSITIONS], step[k.STEP_PAGES] = positions.ctypes.data, pages.ctypes.data
     return step
-
-
-def _numbers(table: OpTable, buffer: Quantized, tokens: int) -> np.ndarray:
-    """What quantized rows stand for, [tokens, columns]."""
-    at = {m.ctypes.data: m for m in table.memory if isinstance(m, np.ndarray)}
-    scales = at[buffer.scales].view(np.float32)[: tokens * buffer.columns // 32].reshape(tokens, -1, 1)
-    codes = at[buffer.address].view(np.int8)[: tokens * buffer.stride].astype(np.float64)
-    if buffer.wide:
-        parts = codes.reshape(tokens, -1, 2, 32)
-        codes = parts[:, :, 0] * 128 + parts[:, :, 1]
-    return np.asarray((codes.reshape(tokens, -1, 32) * scales).reshape(tokens, -1))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -75,7 +65,7 @@ def test_every_head_has_its_own_matrix(
         | quantized_output(source),
     )
     _quantize(table.ops[0].ctypes.data, tokens)
-    x = _numbers(table, source, tokens)
+    x = quantized_numbers(table, source, tokens)
     np.testing.assert_allclose(x, values, atol=np.abs(values).max() / (16000 if wide else 250))
 
     # Between the outputs of two heads lies something else, which stays.
@@ -212,5 +202,7 @@ def test_latents_into_the_cache(tokens: int, sizes: tuple[int, int, int], intege
     np.testing.assert_allclose(targets[:, :, latent:], scale * rotated_queries, atol=1e-5)
     assert (targets[:, :, :latent] == 0).all()
     np.testing.assert_allclose(
-        _numbers(table, quantized, tokens), asked[:, : heads * plain], atol=np.abs(asked).max() / 16000
+        quantized_numbers(table, quantized, tokens),
+        asked[:, : heads * plain],
+        atol=np.abs(asked).max() / 16000,
     )

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.kernels.jit import kernel
-from sampan.kernels.numerics import exponential, gelu_tanh, silu
+from sampan.kernels.numerics import exponential, gelu_tanh, silu, softplus
 from sampan.kernels.reference import gelu_tanh as gelu_twin
 from sampan.kernels.reference import silu as silu_twin
+from sampan.kernels.reference import softplus as softplus_twin
 from sampan.kernels.simd import (
     add_group,
     dot_integer_pairs,
@@ -65,7 +66,14 @@ def _to_bfloat16(source: int, target: int, scattered: int, pairs: int, vectors: 
 def _elementwise(source: int, target: int, which: int, vectors: int) -> None:
     for i in range(vectors):
         x = load_f32(source + i * 64)
-        y = exponential(x) if which == 0 else (silu(x) if which == 1 else gelu_tanh(x))
+        if which == 0:
+            y = exponential(x)
+        elif which == 1:
+            y = silu(x)
+        elif which == 2:
+            y = gelu_tanh(x)
+        else:
+            y = softplus(x)
         store_f32(target + i * 64, y)
 
 
@@ -176,13 +184,16 @@ def test_products_of_pairs(seed: int, integer: bool) -> None:
     np.testing.assert_allclose(out, twin, rtol=0, atol=1e-5 * np.abs(numbers).max())
 
 
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_elementwise_functions(which: int) -> None:
     values = aligned(np.linspace(-60, 60, 4096, dtype=np.float32))
     out = zeros(values.shape, np.float32)
     _elementwise(values.ctypes.data, out.ctypes.data, which, values.size // 16)
     if which == 0:
         np.testing.assert_allclose(out, np.exp(values.astype(np.float64)), rtol=2.5e-7)
+    elif which == 3:
+        # Small results too: a decay is a power of what they multiply.
+        np.testing.assert_allclose(out, softplus_twin(values), rtol=4e-7)
     else:
         twin = silu_twin(values) if which == 1 else gelu_twin(values)
         np.testing.assert_allclose(out, twin, rtol=3e-6, atol=1e-6)

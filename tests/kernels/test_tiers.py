@@ -118,7 +118,7 @@ def test_avx2_tier() -> None:
     run_kernel_tests(compiled_for(AVX2), "avx2", set())
 
 
-@pytest.mark.parametrize("case", ["gemma3", "qwen2", "bailing_moe_v2", "qwen2_moe"])
+@pytest.mark.parametrize("case", ["gemma3", "qwen2", "bailing_moe_v2", "qwen2_moe", "qwen3_next"])
 def test_a_model_interpreted(case: str, tmp_path: Path) -> None:
     """The whole path from spans to logits in NumPy, on one thread and on two, against the compiled one."""
     path = golden_pack(case, tmp_path)

@@ -28,13 +28,10 @@ CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
 GGUF_CASES = [case for case in CASES if case != "qwen3_moe_dense_layer"]
 LINEAR_CASES = [case for case in CASES if case.startswith(("qwen3_next", "qwen3_5"))]
 LINEAR_FAMILIES = ("qwen3_next", "qwen3_5", "qwen3_5_moe")
-# The engine has no kernels for linear layers yet.
 SPARSE_CASES = [
-    case
-    for case in CASES
-    if ("moe" in case or case.startswith(("minimax", "deepseek"))) and case not in LINEAR_CASES
+    case for case in CASES if "moe" in case or case.startswith(("minimax", "deepseek", "qwen3_next"))
 ]
-DENSE_CASES = [case for case in CASES if case not in SPARSE_CASES and case not in LINEAR_CASES]
+DENSE_CASES = [case for case in CASES if case not in SPARSE_CASES]
 TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
 SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
 BPE_FIELDS: dict[str, Any] = TOKENIZERS["byte_level"]["fields"] | {"pre": "smollm"}

@@ -235,6 +235,7 @@ class ModelHost:
             entry.reference,
             context=plan.context,
             page_count=plan.pages(0, *self._share_and_room(entry)),
+            states=plan.states,
             threads=self._settings.threads,
             kv_dtype=plan.kv,
             max_experts=entry.settings.max_experts,

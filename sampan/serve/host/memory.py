@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sampan.api import STATES_PER_SEQUENCE
 from sampan.cache.layout import PAGE_TOKENS, KeyValueLayout, KeyValueType
 from sampan.errors import ConfigurationError, MachineError
 from sampan.plan.machine import anonymous_memory, available_memory
@@ -72,13 +73,15 @@ def return_free_memory() -> None:
 @dataclass(frozen=True)
 class CachePlan:
     """How large a model's KV cache is to be, for sequences of `context` tokens: `wanted` pages of
-    `page_bytes` each, and at least `least`. `weights`: bytes of the model's pack.
+    `page_bytes` each, and at least `least`, beside `states` slots where layers have states. `weights`: bytes
+    of the model's pack.
     """
 
     context: int
     kv: KeyValueType
     wanted: int
     least: int
+    states: int
     page_bytes: int
     weights: int
 
@@ -112,6 +115,7 @@ def plan_cache(pack: Pack, model: ModelSettings, settings: ServeSettings) -> Cac
         wanted=(model.sequences or settings.sequences) * pages,
         # A context that somebody asked for is there in full; the default one may be shorter.
         least=pages if stated else min(pages, SMALLEST_CONTEXT // PAGE_TOKENS),
+        states=(model.sequences or settings.sequences) * STATES_PER_SEQUENCE,
         page_bytes=KeyValueLayout.of(pack.config, kv).page_bytes,
         weights=pack.nbytes,
     )

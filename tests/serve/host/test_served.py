@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sampan.engine.options import SamplingOptions
 from sampan.errors import QueueFullError, RequestError, UnavailableError
 from sampan.serve.host.served import ServedModel
 from sampan.serve.record import RequestRecord, begin_record
@@ -125,8 +126,7 @@ class Contrary:
 def test_a_sequence_that_fails_tells_its_reader_and_nobody_else(roomy_folder: Path) -> None:
     async def test(served: ServedModel) -> None:
         other = asyncio.create_task(outputs_of(served, new_sequence(served, max_tokens=50)))
-        bad = new_sequence(served)
-        bad._constraint = Contrary()
+        bad = served.model.engine.new_sequence([1], SamplingOptions(), constraint=Contrary())
         with pytest.raises(RequestError, match="was not allowed"):
             await outputs_of(served, bad)
         assert len(await other) == 50

@@ -32,12 +32,8 @@ export function parseInline(text, open = false) {
 
 /** The address if a click on it is safe, else null: absolute, and of a kind that runs nothing. */
 export function safeAddress(address) {
-  let url;
-  try {
-    url = new URL(address);
-  } catch {
-    return null;
-  }
+  if (!URL.canParse(address)) return null;
+  const url = new URL(address);
   return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : null;
 }
 
@@ -226,7 +222,7 @@ class InlineParser {
     const start = this.#at;
     const match = this.#take(BARE_ADDRESS);
     const shown = match ? withoutTrailingMarks(match[0]) : "";
-    const address = shown.length < LONGEST_ADDRESS ? safeAddress(shown) : null;
+    const address = match && shown.length < LONGEST_ADDRESS ? safeAddress(shown) : null;
     if (address) {
       this.#link(address, shown);
       this.#at = start + shown.length;
