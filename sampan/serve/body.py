@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, StringConstraints, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, StringConstraints, Tag
+
+from sampan.serve.text.response_format import MAXIMUM_DEPTH
 
 T = TypeVar("T")
 
@@ -13,6 +16,26 @@ MAXIMUM_STOPS = 16
 MAXIMUM_STOP_LENGTH = 256
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAXIMUM_STOP_LENGTH)]
+
+
+def _within_bounds(value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, when it is JSON that can be written again: Python also reads NaN, and any depth."""
+    waiting: list[tuple[Any, int]] = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > MAXIMUM_DEPTH:
+            raise ValueError(f"is nested deeper than {MAXIMUM_DEPTH}")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"has a number that JSON has not: {item}")
+        if isinstance(item, dict):
+            waiting += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, list):
+            waiting += [(inner, depth + 1) for inner in item]
+    return value
+
+
+# An object of any form, such as a schema or a call's input.
+JsonObject = Annotated[dict[str, Any], AfterValidator(_within_bounds)]
 
 
 class Body(BaseModel):

@@ -19,6 +19,7 @@ from sampan.errors import (
 )
 from sampan.serve.access import HEALTH_PATH
 from sampan.serve.settings import ServeSettings
+from sampan.serve.unicode import check_unicode
 
 TIMEOUT_HEADER = "x-request-timeout"
 
@@ -72,6 +73,7 @@ class Limits:
         try:
             async with asyncio.timeout(seconds + _READING_SECONDS) as bound:
                 body = await self._read_body(headers, receive)
+                check_unicode(body)
                 await self.app(scope, _replay(body, receive), send)
         except TimeoutError:
             if not bound.expired():

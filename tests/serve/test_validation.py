@@ -10,10 +10,23 @@ from pydantic import BaseModel, ValidationError
 from sampan.serve.anthropic.schema import MessagesRequest
 from sampan.serve.errors import validation_problem
 from sampan.serve.openai.responses_schema import ResponsesRequest
+from sampan.serve.text.response_format import MAXIMUM_DEPTH
 
 
 def user(*blocks: Any) -> dict[str, Any]:
     return {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": list(blocks)}]}
+
+
+def tool(parameters: Any) -> dict[str, Any]:
+    return {"input": "", "tools": [{"type": "function", "name": "look", "parameters": parameters}]}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth > 1 else {}
+
+
+def test_an_object_may_be_as_deep_as_is_said() -> None:
+    ResponsesRequest.model_validate(tool(nested(MAXIMUM_DEPTH)))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +54,12 @@ def user(*blocks: Any) -> dict[str, Any]:
         ),
         (ResponsesRequest, {"input": "", "store": True}, "store: answers are not stored; "),
         (ResponsesRequest, {"input": "", "x": 1}, "x: is not a parameter of this API"),
+        (
+            ResponsesRequest,
+            tool({"default": float("nan")}),
+            "tools[0].parameters: has a number that JSON has not: nan",
+        ),
+        (ResponsesRequest, tool(nested(MAXIMUM_DEPTH + 1)), "tools[0].parameters: is nested deeper than 64"),
         # The name of a block's type is also that of its field.
         (MessagesRequest, user({"type": "text"}), "messages[0].content[0].text: is required"),
         (

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from sampan.errors import UnavailableError
 from sampan.serve.blocks import AnswerBlocks, Block, BlockStream, Delta
 from sampan.serve.errors import Problem, anthropic_body
 from sampan.serve.events import AnswerStart, AnswerUsage
 from sampan.serve.sse import named_event, to_json
+from sampan.serve.unfinished import unfinished
 
 # By kind of block: the delta's type, and its field.
 _DELTAS = {
@@ -49,7 +49,7 @@ class MessageObject:
         end, usage = answer.end, answer.usage
         assert end is not None and usage is not None
         if end.reason == "cancelled":
-            raise UnavailableError("the server stopped before the answer was complete", 1.0)
+            raise unfinished(end.reason)
         if end.reason == "length":
             full = usage.completion_tokens >= self._max_tokens
             reason = "max_tokens" if full else "model_context_window_exceeded"

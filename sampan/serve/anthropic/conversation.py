@@ -27,7 +27,7 @@ from sampan.serve.anthropic.schema import (
 )
 from sampan.serve.parts import content_of
 from sampan.serve.prompt import Conversation
-from sampan.serve.tool_choice import check_tool_choice
+from sampan.serve.tool_choice import tool_choice
 
 ChatMessage = dict[str, Any]
 
@@ -43,7 +43,7 @@ def conversation_of(body: CountTokensRequest) -> Conversation:
     return Conversation(
         messages=messages,
         tools=tools,
-        tool_choice=check_tool_choice(_tool_choice(choice), tools, "tool_choice"),
+        tool_choice=_tool_choice(choice, tools),
         parallel_tool_calls=isinstance(choice, NoneChoice) or not choice.disable_parallel_tool_use,
         reasoning_effort=_effort(body),
         effort_parameter="output_config.effort" if body.thinking is None else "thinking",
@@ -51,10 +51,10 @@ def conversation_of(body: CountTokensRequest) -> Conversation:
     )
 
 
-def _tool_choice(choice: ToolChoice) -> str:
+def _tool_choice(choice: ToolChoice, tools: Sequence[dict[str, Any]]) -> str:
     if isinstance(choice, NamedChoice):
-        return choice.name
-    return "required" if isinstance(choice, AnyChoice) else choice.type
+        return tool_choice(None, choice.name, tools)
+    return tool_choice("required" if isinstance(choice, AnyChoice) else choice.type, None, tools)
 
 
 def _effort(body: CountTokensRequest) -> str | None:

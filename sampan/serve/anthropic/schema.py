@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, StringConstraints
 
-from sampan.serve.body import MAXIMUM_STOPS, MAXIMUM_TOOLS, Body, StopString, TextOr
+from sampan.serve.body import MAXIMUM_STOPS, MAXIMUM_TOOLS, Body, JsonObject, StopString, TextOr
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -48,7 +48,7 @@ class ToolUseBlock(Body):
     type: Literal["tool_use"]
     id: Text
     name: ToolName
-    input: dict[str, Any]
+    input: JsonObject
     cache_control: CacheControl | None = None
     caller: DirectCaller | None = None
 
@@ -95,7 +95,7 @@ class ClientTool(Body):
 
     type: Literal["custom"] | None = None
     name: ToolName
-    input_schema: dict[str, Any]
+    input_schema: JsonObject
     description: str | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None
@@ -162,7 +162,7 @@ class OutputFormat(Body):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[JsonObject, Field(alias="schema")]
 
 
 class OutputConfig(Body):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sampan.errors import ParameterError
@@ -14,6 +15,7 @@ from sampan.serve.openai.chat_schema import (
     ToolMessage,
 )
 from sampan.serve.text.response_format import ResponseFormat
+from sampan.serve.tool_choice import tool_choice
 
 
 def answer_request(body: ChatRequest) -> AnswerRequest:
@@ -34,10 +36,11 @@ def answer_request(body: ChatRequest) -> AnswerRequest:
 
 
 def _conversation(body: ChatRequest) -> Conversation:
+    tools = tuple(tool.model_dump(exclude_none=True) for tool in body.tools or ())
     return Conversation(
         messages=_messages(body),
-        tools=tuple(tool.model_dump(exclude_none=True) for tool in body.tools or ()),
-        tool_choice=_tool_choice(body),
+        tools=tools,
+        tool_choice=_tool_choice(body, tools),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         template_options=body.chat_template_kwargs or {},
         reasoning_effort=body.reasoning_effort,
@@ -60,22 +63,11 @@ def _messages(body: ChatRequest) -> tuple[dict[str, Any], ...]:
     return tuple(messages)
 
 
-def _tool_choice(body: ChatRequest) -> str:
-    names = [tool.function.name for tool in body.tools or ()]
-    if body.tool_choice is None:
-        return "auto"
-    if isinstance(body.tool_choice, NamedTool):
-        name = body.tool_choice.function.name
-        if name in ("auto", "none", "required"):
-            raise ParameterError(
-                "tool_choice", f"a tool that is called {name!r} cannot be chosen by its name"
-            )
-        if name not in names:
-            raise ParameterError("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
-        return name
-    if body.tool_choice == "required" and not names:
-        raise ParameterError("tool_choice", "tool_choice is required, but there are no tools")
-    return body.tool_choice
+def _tool_choice(body: ChatRequest, tools: Sequence[dict[str, Any]]) -> str:
+    choice = body.tool_choice
+    if isinstance(choice, NamedTool):
+        return tool_choice(None, choice.function.name, tools)
+    return tool_choice(choice, None, tools)
 
 
 def _format(body: ChatRequest) -> ResponseFormat | None:

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from sampan.serve.body import MAXIMUM_TOOLS, Body, TextOr
+from sampan.serve.body import MAXIMUM_TOOLS, Body, JsonObject, TextOr
 from sampan.serve.openai.sampling import SamplingBody
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}$")]
@@ -126,7 +126,7 @@ class Function(Body):
 
     name: ToolName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -172,7 +172,7 @@ class JsonSchema(Body):
     """A schema and its name. Answers follow it whether or not `strict` asks for that."""
 
     name: ToolName
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[JsonObject, Field(alias="schema")]
     description: str | None = None
     strict: bool | None = None
 
@@ -200,7 +200,7 @@ class ChatRequest(SamplingBody):
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     metadata: Annotated[dict[str, Any], Field(max_length=16)] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None

@@ -18,9 +18,9 @@ from sampan.serve.answer import tokenizer_of
 from sampan.serve.merge import merge
 from sampan.serve.openai.answer_schema import EmbeddingsBody
 from sampan.serve.openai.embeddings_schema import EmbeddingsRequest
-from sampan.serve.openai.objects import unfinished
 from sampan.serve.sse import to_json
 from sampan.serve.streaming import respond_whole
+from sampan.serve.unfinished import unfinished
 
 if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel

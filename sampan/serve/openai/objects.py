@@ -7,21 +7,15 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from sampan.errors import UnavailableError
 from sampan.serve.events import AnswerUsage, ChoiceEnd
 from sampan.serve.operations import installed_version
 from sampan.serve.sse import to_json
+from sampan.serve.unfinished import unfinished
 
 if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel
 
 Json = dict[str, Any]
-
-_UNFINISHED = {
-    "deadline": "the request's time was over before its answer was complete",
-    "cancelled": "the server stopped before the answer was complete",
-}
-_RETRY_S = 1.0
 
 
 def object_head(prefix: str, kind: str, served: ServedModel) -> Json:
@@ -58,13 +52,6 @@ def usage_object(usage: AnswerUsage) -> Json:
 
 def finish_reason(end: ChoiceEnd) -> str:
     """OpenAI's word for the end of a choice; raises `unfinished` where it has none."""
-    if end.reason in _UNFINISHED:
+    if end.reason in ("deadline", "cancelled"):
         raise unfinished(end.reason)
     return end.reason
-
-
-def unfinished(reason: str | None) -> UnavailableError:
-    """The error for what the engine ended before it was complete: no client would see that from a word that
-    means something else.
-    """
-    return UnavailableError(_UNFINISHED.get(str(reason), "the engine left the answer unfinished"), _RETRY_S)

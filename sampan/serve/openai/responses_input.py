@@ -23,7 +23,7 @@ from sampan.serve.openai.responses_schema import (
 )
 from sampan.serve.parts import Content, content_of
 from sampan.serve.text.response_format import ResponseFormat
-from sampan.serve.tool_choice import check_tool_choice
+from sampan.serve.tool_choice import tool_choice
 
 Message = dict[str, Any]
 
@@ -35,7 +35,7 @@ def answer_request(body: ResponsesRequest) -> AnswerRequest:
         prompt=Conversation(
             messages=messages_of(body),
             tools=tools,
-            tool_choice=check_tool_choice(_tool_choice(body), tools, "tool_choice"),
+            tool_choice=_tool_choice(body, tools),
             parallel_tool_calls=body.parallel_tool_calls is not False,
             reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
             effort_parameter="reasoning.effort",
@@ -56,10 +56,11 @@ def _options(body: ResponsesRequest) -> SamplingOptions:
     return SamplingOptions(**{name: value for name, value in options.items() if value is not None})
 
 
-def _tool_choice(body: ResponsesRequest) -> str:
-    if body.tool_choice is None:
-        return "auto"
-    return body.tool_choice.name if isinstance(body.tool_choice, FunctionChoice) else body.tool_choice
+def _tool_choice(body: ResponsesRequest, tools: Sequence[dict[str, Any]]) -> str:
+    choice = body.tool_choice
+    if isinstance(choice, FunctionChoice):
+        return tool_choice(None, choice.name, tools)
+    return tool_choice(choice, None, tools)
 
 
 def _format(body: ResponsesRequest) -> ResponseFormat | None:
@@ -121,8 +122,10 @@ class _Messages:
             self.all.append({"role": role, "content": content})
 
     def add_reasoning(self, item: ReasoningItem) -> None:
-        message = self._turn(goes_on=False)
         text = "".join(part.text for part in item.content or [])
+        if not text:
+            return  # a model elsewhere kept it to itself
+        message = self._turn(goes_on=False)
         message["reasoning_content"] = message.get("reasoning_content", "") + text
 
     def add_call(self, item: FunctionCallItem) -> None:

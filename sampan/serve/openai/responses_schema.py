@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator
 
-from sampan.serve.body import MAXIMUM_TOOLS, Body, TextOr
+from sampan.serve.body import MAXIMUM_TOOLS, Body, JsonObject, TextOr
 from sampan.serve.openai.chat_schema import Effort, JsonObjectFormat, TextFormat, ToolName
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -120,7 +120,7 @@ class FunctionTool(Body):
 
     type: Literal["function"]
     name: ToolName
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
     description: str | None = None
 
@@ -147,7 +147,7 @@ class NamedSchemaFormat(Body):
 
     type: Literal["json_schema"]
     name: ToolName
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[JsonObject, Field(alias="schema")]
     description: str | None = None
     strict: bool | None = None
 

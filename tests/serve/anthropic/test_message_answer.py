@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from sampan.errors import UnavailableError
 from sampan.serve.anthropic.answer import MessageObject, MessageStream, tool_input
+from sampan.serve.anthropic.answer_schema import MESSAGE_EVENTS
 from sampan.serve.blocks import AnswerBlocks
 from sampan.serve.errors import Problem
 from sampan.serve.events import AnswerUsage, Event, ReasoningDelta, TextDelta
@@ -38,6 +39,7 @@ def test_a_stream_builds_up_what_the_whole_answer_is(events: list[Event]) -> Non
     message = sent[0]["message"]
     open_block: int | None = None
     arguments: dict[int, str] = {}
+    assert {event["type"] for event in sent} <= set(MESSAGE_EVENTS)
     for event in [sent[0], *sent[2:]]:
         STREAM_EVENT.validate_python(event)
         if event["type"] == "content_block_start":

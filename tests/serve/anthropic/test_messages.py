@@ -151,6 +151,21 @@ def test_a_model_that_does_not_exist(client: anthropic.Anthropic) -> None:
     assert body["error"]["type"] == "not_found_error"
 
 
+def test_an_answer_without_time_is_paused_and_goes_on(client: anthropic.Anthropic) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "max_tokens": 1900,
+        "extra_headers": {"X-Request-Timeout": "0.3"},
+    }
+    long: Any = {"format": {"type": "json_schema", "schema": LONG_SCHEMA}}
+    with client.messages.stream(**asked, messages=HELLO, output_config=long) as stream:
+        paused = stream.get_final_message()
+    assert paused.stop_reason == "pause_turn"
+    said = [{"role": "assistant", "content": paused.content}] if paused.content else []
+    message = client.messages.create(model="tiny", max_tokens=1, messages=[*HELLO, *said])
+    assert message.usage.output_tokens == 1
+
+
 def test_a_client_that_leaves_cancels_its_answer(
     client: anthropic.Anthropic, live_server: LiveServer
 ) -> None:

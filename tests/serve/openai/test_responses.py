@@ -158,6 +158,25 @@ def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(client: openai.O
         client.responses.create(model="tiny", input="x" * 3000, stream=stream)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_without_time_has_failed(client: openai.OpenAI, stream: bool) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "input": "One",
+        "text": {"format": {"type": "json_schema", "name": "long", "schema": LONG_SCHEMA}},
+        "extra_headers": {"X-Request-Timeout": "0.3"},
+    }
+    if stream:
+        *_, last = client.responses.create(**asked, stream=True)
+        assert last.type == "response.failed" and last.response.status == "failed"
+        message = last.response.error.message
+    else:
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.responses.create(**asked)
+        message = caught.value.message
+    assert "time was over" in message
+
+
 def test_a_client_that_leaves_cancels_its_answer(client: openai.OpenAI, live_server: LiveServer) -> None:
     before = cancelled_count(live_server)
     text: Any = {"format": {"type": "json_schema", "name": "long", "schema": LONG_SCHEMA}}

@@ -14,6 +14,7 @@ from sampan.serve.blocks import AnswerBlocks
 from sampan.serve.errors import Problem
 from sampan.serve.events import Event, ReasoningDelta, TextDelta
 from sampan.serve.openai.responses_answer import ResponseObject, ResponseStream
+from sampan.serve.openai.responses_answer_schema import RESPONSE_EVENTS
 from tests.serve.answers import START, answers, call, read_events, report, whole
 
 SETTINGS = {"model": "tiny", "tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
@@ -36,6 +37,7 @@ def test_a_stream_builds_up_what_the_whole_answer_is(events: list[Event]) -> Non
     sent, whole_body = streamed(events)
     assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
     items: list[dict[str, Any]] = []
+    assert {event["type"] for event in sent} <= set(RESPONSE_EVENTS)
     for event in sent:
         STREAM_EVENT.validate_python(event)
         kind = event["type"].removeprefix("response.")
@@ -89,6 +91,7 @@ def test_every_block_becomes_an_item() -> None:
         "output_item.added", "function_call_arguments.done", "output_item.done",
         "completed",
     ]  # fmt: skip
+    assert {event["type"] for event in sent} == set(RESPONSE_EVENTS[:-2])
     response = Response.model_validate(body)
     assert [item.type for item in response.output] == [
         "reasoning",
