@@ -55,11 +55,52 @@ def qwen3_moe(layers: int) -> ModelConfig:
     )
 
 
+def qwen3_5(layers: int, hidden: int, intermediate: int, heads: int, value_heads: int) -> ModelConfig:
+    """A dense Qwen3.5 with 2 KV heads of 256 dimensions, tied embeddings and, three times of four, a linear
+    layer, as published.
+    """
+    return replace(
+        qwen3(layers, hidden, intermediate, heads),
+        family="qwen3_5",
+        vocab_size=248320,
+        kv_head_count=2,
+        head_dim=256,
+        context_length=262144,
+        ropes=(RopeConfig(base=1e7, dimensions=64),),
+        attention_scale=256**-0.5,
+        attention_output_gate=True,
+        linear_layers=tuple((layer + 1) % 4 != 0 for layer in range(layers)),
+        linear_key_heads=16,
+        linear_value_heads=value_heads,
+        linear_key_dim=128,
+        linear_value_dim=128,
+        linear_conv_width=4,
+    )
+
+
+def qwen3_5_moe(layers: int) -> ModelConfig:
+    """Qwen3.5-35B-A3B and Qwen3.6-35B-A3B, as published."""
+    return replace(
+        qwen3_5(layers, hidden=2048, intermediate=0, heads=16, value_heads=32),
+        family="qwen3_5_moe",
+        tied_embeddings=False,
+        sparse_layers=(True,) * layers,
+        expert_count=256,
+        experts_per_token=8,
+        expert_intermediate_size=512,
+        shared_intermediate_size=512,
+        shared_expert_gate=True,
+        router_normalize=True,
+    )
+
+
 # The shape, given a number of layers, and how many the published model has.
 SHAPES: dict[str, tuple[Callable[[int], ModelConfig], int]] = {
     "qwen3-0.6b": (partial(qwen3, hidden=1024, intermediate=3072, heads=16), 28),
     "qwen3-1.7b": (partial(qwen3, hidden=2048, intermediate=6144, heads=16), 28),
     "qwen3-30b-a3b": (qwen3_moe, 48),
+    "qwen3.5-0.8b": (partial(qwen3_5, hidden=1024, intermediate=3584, heads=8, value_heads=16), 24),
+    "qwen3.6-35b-a3b": (qwen3_5_moe, 40),
 }
 
 

@@ -19,6 +19,9 @@ GroupScore = Literal["max", "top2_sum"]
 
 # Far above any model: a layout is spelled out expert by expert.
 MAXIMUM_EXPERTS = 4096
+MAXIMUM_CONVOLUTION = 16
+# Kernels hold whole vectors of a linear layer's keys and values.
+_LINEAR_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,26 @@ class ModelConfig:
     rotated, `head_dim` in all; its value has `value_dim`. `kv_head_count` is 1. Queries come from the hidden
     state or, when `query_latent_size` is not 0, from a normed latent vector of their own.
 
+    With `attention_output_gate`, what the heads give is multiplied, number by number, by the sigmoid of
+    another matrix times the normed hidden state, before the output projection.
+
+    Gated DeltaNet (arXiv:2412.06464): layer i is linear when `linear_layers[i]` (empty: no layer is). In
+    place of attention, which caches every position, it has a state of fixed size per sequence. Per token,
+    with x the normed hidden state, all in float32:
+
+    1. queries, keys and values = one matrix times x, `linear_channels` numbers; each channel is replaced by
+       the SiLU of a weighted sum of its last `linear_conv_width` values (0 before the sequence);
+    2. there are `linear_key_heads` queries and keys of `linear_key_dim` numbers, and `linear_value_heads`
+       values of `linear_value_dim`; value head j has the query and key of head
+       j // (value heads / key heads). Queries q and keys k are divided by sqrt(sum of squares + 1e-6), then
+       q by sqrt(`linear_key_dim`);
+    3. for each value head, beta = sigmoid(b) and decay = exp(decay_rate * softplus(a + decay_bias)), where a
+       and b are matrices times x and decay_rate, which is negative, and decay_bias are learned;
+    4. its state S, [key dim, value dim], 0 before the sequence, becomes decay * S; then S + k u with
+       u = beta * (v - S^T k); its output is S^T q;
+    5. outputs go through an RMS norm per head with a learned weight, are multiplied by the SiLU of another
+       matrix times x, and go through the output projection.
+
     Mixture of experts. Layer i is sparse when `sparse_layers[i]` (empty: no layer is): in place of one MLP of
     `intermediate_size` (0 when every layer is sparse) it has `expert_count` of `expert_intermediate_size`.
     A token is sent to `experts_per_token` of them. The router, all in float32, per token:
@@ -125,6 +148,13 @@ class ModelConfig:
     latent_size: int = 0
     query_latent_size: int = 0
     latent_value_dim: int = 0
+    attention_output_gate: bool = False
+    linear_layers: tuple[bool, ...] = ()
+    linear_key_heads: int = 0
+    linear_value_heads: int = 0
+    linear_key_dim: int = 0
+    linear_value_dim: int = 0
+    linear_conv_width: int = 0
     sandwich_norms: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
@@ -148,6 +178,34 @@ class ModelConfig:
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer is a mixture of experts."""
         return bool(self.sparse_layers) and self.sparse_layers[layer]
+
+    def is_linear(self, layer: int) -> bool:
+        """Whether a layer has a gated DeltaNet in place of attention."""
+        return bool(self.linear_layers) and self.linear_layers[layer]
+
+    def cache_index(self, layer: int) -> int:
+        """Which part of the KV cache is a layer's: its number among the layers with attention."""
+        return layer - sum(self.linear_layers[:layer])
+
+    @property
+    def attention_count(self) -> int:
+        """How many layers have attention, and so a part of the KV cache."""
+        return self.layer_count - self.linear_count
+
+    @property
+    def linear_count(self) -> int:
+        """How many layers are linear."""
+        return sum(self.linear_layers)
+
+    @property
+    def linear_channels(self) -> int:
+        """Numbers of a linear layer's queries, keys and values together, of all heads."""
+        return 2 * self.linear_key_heads * self.linear_key_dim + self.linear_value_width
+
+    @property
+    def linear_value_width(self) -> int:
+        """Numbers of a linear layer's values, of all heads."""
+        return self.linear_value_heads * self.linear_value_dim
 
     @property
     def plain_dim(self) -> int:
@@ -219,6 +277,7 @@ class ModelConfig:
         if self.qk_norm_wide and self.qk_norm_after_rope:
             raise UnsupportedError(f"{where}: a QK norm over all heads after the rotation")
         self._check_latent(where)
+        self._check_linear(where)
         self._check_experts(where)
         widths = {
             "hidden size": self.hidden_size,
@@ -227,6 +286,7 @@ class ModelConfig:
             "latent size": self.latent_size,
             "query latent size": self.query_latent_size,
             "part of a head that is not rotated": self.plain_dim if self.latent_size else 0,
+            "width of a linear layer's values (heads x head size)": self.linear_value_width,
             "expert's feed-forward size": self.expert_intermediate_size,
             "shared expert's feed-forward size": self.shared_intermediate_size,
         }
@@ -243,17 +303,55 @@ class ModelConfig:
             return
         if min(self.latent_size, self.latent_value_dim) < 1 or self.query_latent_size < 0:
             raise FormatError(f"{where}: a size is not positive")
-        if self.kv_head_count != 1 or self.attention_bias or self.qk_norm or any(self.windows):
-            raise FormatError(f"{where}: latent attention with heads, biases, norms or windows of its own")
+        own = self.attention_bias or self.qk_norm or any(self.windows) or self.attention_output_gate
+        if self.kv_head_count != 1 or own:
+            raise FormatError(
+                f"{where}: latent attention with heads, biases, norms, windows or gates of its own"
+            )
         if len(self.ropes) != 1 or self.plain_dim < 1:
             raise FormatError(f"{where}: latent attention needs one rope, on a part of each head")
+
+    def _check_linear(self, where: str) -> None:
+        sizes = {
+            "key heads": self.linear_key_heads,
+            "value heads": self.linear_value_heads,
+            "key size": self.linear_key_dim,
+            "value size": self.linear_value_dim,
+        }
+        if not self.linear_layers:
+            if any(sizes.values()) or self.linear_conv_width:
+                raise FormatError(f"{where}: sizes of linear layers are given, but no layer is linear")
+            return
+        if len(self.linear_layers) != self.layer_count:
+            raise FormatError(f"{where}: linear layers are not given for each of {self.layer_count} layers")
+        if not 0 < self.linear_count < self.layer_count:
+            raise UnsupportedError(
+                f"{where}: {self.linear_count} of {self.layer_count} layers are linear; some must be, not all"
+            )
+        if min(sizes.values()) < 1:
+            raise FormatError(f"{where}: a linear layer's size is not positive")
+        if not 2 <= self.linear_conv_width <= MAXIMUM_CONVOLUTION:
+            raise UnsupportedError(
+                f"{where}: a convolution over {self.linear_conv_width} tokens; 2 to {MAXIMUM_CONVOLUTION}"
+                " are supported"
+            )
+        if self.linear_value_heads % self.linear_key_heads:
+            raise FormatError(
+                f"{where}: {self.linear_value_heads} value heads of a linear layer cannot share"
+                f" {self.linear_key_heads} key heads"
+            )
+        for name in ("key size", "value size"):
+            if sizes[name] % _LINEAR_LANES:
+                raise UnsupportedError(
+                    f"{where}: a linear layer's {name} {sizes[name]} is not a multiple of {_LINEAR_LANES}"
+                )
 
     def _check_experts(self, where: str) -> None:
         sparse = any(self.sparse_layers)
         if self.sparse_layers and len(self.sparse_layers) != self.layer_count:
             raise FormatError(f"{where}: sparse layers are not given for each of {self.layer_count} layers")
         if self.intermediate_size < (0 if sparse and all(self.sparse_layers) else 1):
-            raise FormatError(f"{where}: a size is not positive")
+            raise FormatError(f"{where}: the feed-forward size of dense layers is not positive")
         if not sparse:
             if self.expert_count or self.experts_per_token or self.shared_intermediate_size:
                 raise FormatError(f"{where}: there are experts, but no layer uses them")

@@ -3,7 +3,8 @@
 Needs its own environment: `pip install torch==2.13.0 transformers==5.23.0 safetensors numpy`. Then
 `python scripts/make_golden.py [NAME...]`. Each folder gets config.json and model.safetensors (bfloat16,
 exactly the values the logits were computed with) as transformers saves them, and golden.npz with `tokens` and
-`logits`. Biases of routers are large, so that they decide which experts are chosen.
+`logits`. Biases of routers are large, so that they decide which experts are chosen. transformers must give
+the same logits token by token and in a padded batch of unequal prompts.
 
 transformers has no MiniCPM, but a MiniCPM is a Llama whose matrices are scaled: the blocks' outputs
 (attention output, down projection) by scale_depth / sqrt(layers), the embedding by scale_emb, the output by
@@ -93,6 +94,13 @@ LATENT: dict[str, Any] = (
     }
 )
 del LATENT["head_dim"]
+
+LINEAR: dict[str, Any] = SMALL | {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True, "rope_parameters": rope(100_000.0)}),
@@ -232,6 +240,50 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             ),
         },
     ),
+    "qwen3_next": (
+        "qwen3_next",
+        LINEAR
+        | EXPERTS
+        | {
+            "linear_num_value_heads": 4,
+            "num_experts": 8,
+            "shared_expert_intermediate_size": 32,
+            "rope_parameters": rope(10_000.0, partial_rotary_factor=0.5),
+        },
+    ),
+    "qwen3_5": (
+        "qwen3_5_text",
+        LINEAR
+        | {
+            "linear_num_value_heads": 6,
+            "tie_word_embeddings": True,
+            "rope_parameters": rope(1e7, partial_rotary_factor=0.25, mrope_section=[2, 1, 1]),
+        },
+    ),
+    # Which no published model has; and two layers that cache keys, not next to each other.
+    "qwen3_5_narrow_keys": (
+        "qwen3_5_text",
+        LINEAR
+        | {
+            "num_hidden_layers": 4,
+            "intermediate_size": 64,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+            "linear_key_head_dim": 16,
+            "linear_num_value_heads": 4,
+            "rope_parameters": rope(10_000.0, partial_rotary_factor=0.5),
+        },
+    ),
+    "qwen3_5_moe": (
+        "qwen3_5_moe_text",
+        LINEAR
+        | EXPERTS
+        | {
+            "linear_num_value_heads": 4,
+            "num_experts": 8,
+            "shared_expert_intermediate_size": 32,
+            "rope_parameters": rope(1e7, partial_rotary_factor=0.25, mrope_section=[2, 1, 1]),
+        },
+    ),
     "gemma3": (
         "gemma3_text",
         {
@@ -270,11 +322,16 @@ SEEDS = (
     "deepseek_v3",
     "deepseek_v2_lite",
     "deepseek_v2",
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_narrow_keys",
 )
 
 
 def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
     """Random weights of a size that keeps activations near 1, rounded to bfloat16."""
+    around_zero = type(model).__name__.startswith(("Gemma", "Qwen3Next", "Qwen3_5"))
     with torch.no_grad():
         buffers = [item for item in model.named_buffers() if item[0].endswith("correction_bias")]
         for name, weight in [*model.named_parameters(), *buffers]:
@@ -287,8 +344,11 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
                 noise *= 1.0 if "embed_tokens" in name else weight.shape[1] ** -0.5
             elif name.endswith("bias"):
                 noise *= 0.5
+            elif name.endswith("A_log"):
+                noise -= 2.0  # most states keep nine tenths from token to token
             else:
-                noise = noise * 0.25 + (0.0 if "gemma" in type(model).__name__.lower() else 1.0)
+                multiplies = not around_zero or name.endswith("linear_attn.norm.weight")
+                noise = noise * 0.25 + (1.0 if multiplies else 0.0)
             weight.copy_(noise.to(torch.bfloat16).float())
 
 
@@ -341,6 +401,30 @@ def bailing_config(saved: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_steps(model: torch.nn.Module, tokens: torch.Tensor, logits: np.ndarray) -> None:
+    """A prompt and then token by token, out of the cache, must give the same logits as all at once."""
+    cache = transformers.DynamicCache(config=model.config)
+    half = len(tokens) // 2
+    pieces = [tokens[:half], *tokens[half:].split(1)]
+    steps = [model(piece[None], past_key_values=cache, use_cache=True).logits[0] for piece in pieces]
+    largest = np.abs(torch.cat(steps).numpy() - logits).max()
+    assert largest < 1e-4 * np.abs(logits).max(), f"steps differ by {largest}"
+
+
+def check_batch(model: torch.nn.Module, tokens: torch.Tensor, logits: np.ndarray) -> None:
+    """So must a batch of prompts of unequal length, padded on the left."""
+    lengths = (5, len(tokens))
+    padded = torch.zeros(2, len(tokens), dtype=tokens.dtype)
+    mask = torch.zeros_like(padded)
+    for row, length in enumerate(lengths):
+        padded[row, -length:] = tokens[:length]
+        mask[row, -length:] = 1
+    batch = model(padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+    for row, length in enumerate(lengths):
+        largest = np.abs(batch[row, -length:].numpy() - logits[:length]).max()
+        assert largest < 1e-4 * np.abs(logits).max(), f"a batch differs by {largest}"
+
+
 def make(name: str) -> None:
     """Write one folder of tests/golden."""
     kind, values = CASES[name]
@@ -374,6 +458,8 @@ def make(name: str) -> None:
         scale_as_minicpm(model, config)
     with torch.no_grad():
         logits = model(tokens[None]).logits[0].float().numpy()
+        check_steps(model, tokens, logits)
+        check_batch(model, tokens, logits)
     np.savez_compressed(folder / "golden.npz", tokens=tokens.numpy().astype(np.int32), logits=logits)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{name}: {size / 1000:.0f} kB, logits {logits.std():.2f} (standard deviation)")

@@ -67,6 +67,11 @@ def _check_sources(source: TensorSource, tensor: PlannedTensor) -> None:
         )
     if tensor.kind == "matrix" and len(types) > 1:
         raise UnsupportedError(f"{source.path}: {tensor.name!r} mixes the types {', '.join(sorted(types))}")
+    columns = tensor.column_permutation
+    if columns is not None and (
+        len(tensor.sources) > 1 or not np.array_equal(np.sort(columns), np.arange(tensor.columns))
+    ):
+        raise ValueError(f"{tensor.name}: column_permutation does not permute the columns of one tensor")
     permutation = tensor.row_permutation
     if permutation is not None and not np.array_equal(np.sort(permutation), np.arange(tensor.rows)):
         raise ValueError(f"{tensor.name}: row_permutation is not a permutation of {tensor.rows} rows")

@@ -22,18 +22,21 @@ from sampan.hub.home import Progress, require_space
 from sampan.models.plan import PlannedTensor, planned_values, transposed_blocks
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.tokenizer_import import import_tokenizer
+from sampan.weights.columns import permute_columns, permuted_type
 from sampan.weights.detect import open_source
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix, resumable_path
 from sampan.weights.repack import Bits, repack, target_format
-from sampan.weights.source import TensorSource
+from sampan.weights.source import FLOAT_TYPES, TensorSource
 
 # 16 MB as float32; with its temporaries well under 100 MB, and small enough to stay near the caches.
 CHUNK_WEIGHTS = 1 << 22
 
-# Read at every token, or deciding every token: these lose the most at 4 bits.
+# Read at every token, or deciding every token: these lose the most at 4 bits. So do the few rows that say
+# what a linear layer's state takes up and forgets: 4 bits there cost more than 8 bits in all other matrices.
 ALWAYS_EIGHT_BITS = ("embedding", "output")
+ALWAYS_EIGHT_BITS_IN_LAYERS = (".linear.beta", ".linear.decay")
 
 
 def convert(
@@ -106,16 +109,21 @@ def tokenizer_blobs(tokenizer: bytes, tokenizer_config: Mapping[str, Any]) -> di
 
 
 def _format(source: TensorSource, tensor: PlannedTensor, bits: Bits) -> MatrixFormat:
-    return target_format(_type(source, tensor), _bits(tensor, bits))
+    return target_format(_type(source, tensor), _bits(source, tensor, bits))
 
 
 def _type(source: TensorSource, tensor: PlannedTensor) -> str:
     """What the tensor's rows are read as: those of a transposed one exist as floats only."""
-    return "F32" if tensor.transposed else source.tensors[tensor.sources[0].name].type
+    stored = source.tensors[tensor.sources[0].name].type
+    if tensor.column_permutation is not None:
+        return permuted_type(stored, tensor.column_permutation)
+    return "F32" if tensor.transposed else stored
 
 
-def _bits(tensor: PlannedTensor, bits: Bits) -> Bits:
-    return 8 if tensor.name in ALWAYS_EIGHT_BITS else bits
+def _bits(source: TensorSource, tensor: PlannedTensor, bits: Bits) -> Bits:
+    quantized = source.tensors[tensor.sources[0].name].type not in FLOAT_TYPES
+    always = tensor.name in ALWAYS_EIGHT_BITS or tensor.name.endswith(ALWAYS_EIGHT_BITS_IN_LAYERS)
+    return 8 if quantized or always else bits
 
 
 def _file_state(source: TensorSource) -> list[tuple[str, int, int]]:
@@ -177,7 +185,7 @@ class _Conversion:
 
     def _convert(self, writer: PackWriter, tensor: PlannedTensor) -> int:
         checksum = 0
-        for first_row, packed in _packed_chunks(self.source, tensor, _bits(tensor, self.bits)):
+        for first_row, packed in _packed_chunks(self.source, tensor, _bits(self.source, tensor, self.bits)):
             writer.write_matrix(tensor.name, first_row, packed)
             checksum = zlib.crc32(packed.data, checksum)
             for part in tensor.sources:
@@ -233,7 +241,11 @@ def _raw_rows(source: TensorSource, tensor: PlannedTensor, start: int, stop: int
     ]
     permutation = tensor.selected_rows
     if len(parts) == 1:
-        return parts[0][start:stop] if permutation is None else parts[0][permutation[start:stop]]
+        rows = parts[0][start:stop] if permutation is None else parts[0][permutation[start:stop]]
+        if tensor.column_permutation is None:
+            return rows
+        type_name = source.tensors[tensor.sources[0].name].type
+        return permute_columns(rows, type_name, tensor.column_permutation)
     wanted = np.arange(start, stop) if permutation is None else permutation[start:stop]
     rows = np.empty((stop - start, parts[0].shape[1]), np.uint8)
     offset = 0

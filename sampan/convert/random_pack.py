@@ -78,6 +78,11 @@ def _random_vector(
         return random.normal(0, 0.02, length).astype(np.float32)
     if name.endswith((".router", ".shared_gate")):
         return random.normal(0, config.hidden_size**-0.5, length).astype(np.float32)
+    if name.endswith(".conv"):
+        return random.normal(0, config.linear_conv_width**-0.5, length).astype(np.float32)
+    if name.endswith(".decay_rate"):
+        # Heads that remember for hundreds of tokens, and heads that forget within a few.
+        return -np.exp(random.uniform(-6, 1, length)).astype(np.float32)
     return np.ones(length, np.float32)
 
 

@@ -96,11 +96,15 @@ class StopStrings:
 
 def unfinished(text: str, marks: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins one of `marks` and is shorter than it."""
-    longest = max((len(mark) for mark in marks), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(len(mark) > length and mark.startswith(text[-length:]) for mark in marks):
-            return length
-    return 0
+    longest = 0
+    for mark in marks:
+        # Called for every token: most ends do not even have a mark's first character.
+        at = text.find(mark[0], max(len(text) - len(mark) + 1, 0))
+        while at >= 0 and len(text) - at > longest:
+            if mark.startswith(text[at:]):
+                longest = len(text) - at
+            at = text.find(mark[0], at + 1)
+    return longest
 
 
 class TextStream:

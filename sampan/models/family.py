@@ -80,6 +80,8 @@ class Family:
     num_nextn_predict_layers; they are no part of the decoder. `norm_offset`: what to
     add to norm weights of Hugging Face checkpoints (1 where the model multiplies by 1 + w; GGUF stores them
     added).
+    `gguf_tiled_values`: in GGUF files the value heads of linear layers lie in another order; see
+    models/linear_plan.py.
     `other_tensors`: prefixes of tensors that belong to parts of the checkpoint that are not this decoder.
     """
 
@@ -94,6 +96,7 @@ class Family:
     gguf_names: Mapping[str, str] = field(default_factory=dict)
     draft_layers: bool = False
     norm_offset: float = 0.0
+    gguf_tiled_values: bool = False
     other_tensors: tuple[str, ...] = ()
 
 
@@ -113,6 +116,7 @@ def huggingface_base(
     own_rope: bool = False,
     own_head_dim: int | None = None,
     partial_rotary: float | None = None,
+    rope_sections: bool = False,
 ) -> ModelConfig:
     """A plain decoder with full attention from config.json; the family replaces what differs.
 
@@ -120,7 +124,8 @@ def huggingface_base(
     required.
     `tied`: the default of tie_word_embeddings. `own_rope`: the family reads its ropes itself; a placeholder
     of base 10,000 stands in. `own_head_dim`: the head size, where the family has other keys for it.
-    `partial_rotary`: the default of partial_rotary_factor, for families that have it.
+    `partial_rotary`: the default of partial_rotary_factor, for families that have it. `rope_sections`: the
+    family's images have positions of several components, which `huggingface_rope` explains.
     """
 
     def integer(key: str, maximum: int, default: int | None = None) -> int:
@@ -155,6 +160,7 @@ def huggingface_base(
             context,
             default_base=defaults.get("rope_theta", 10_000.0),
             partial=partial_rotary is not None,
+            sections=rope_sections,
         )
     epsilon_default = defaults.get("rms_norm_eps", REQUIRED)
     return _plain(
@@ -227,7 +233,9 @@ def gguf_base(
         layer_count=fields.integer("block_count", 1 + drafts, MAXIMUM_LAYERS) - drafts,
         head_count=heads,
         kv_head_count=fields.integer("attention.head_count_kv", 1, MAXIMUM_HEADS, default=heads),
-        intermediate_size=fields.integer("feed_forward_length", 1, MAXIMUM_WIDTH),
+        intermediate_size=fields.integer(
+            "feed_forward_length", 0, MAXIMUM_WIDTH, default=0 if experts else REQUIRED
+        ),
         context_length=context,
         norm_epsilon=fields.number("attention.layer_norm_rms_epsilon", 1e-12, 0.1),
         tied_embeddings="output.weight" not in source.tensors,

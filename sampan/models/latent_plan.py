@@ -7,24 +7,14 @@ do GGUF files of before April 2025; later ones have two, that of keys transposed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from sampan.config import ModelConfig
+from sampan.models.plan import Cut
 
 
-@dataclass(frozen=True, eq=False)
-class LatentPart:
-    """A part's source tensor by its shape, and the rows and transposition of `PlannedTensor`."""
-
-    shape: tuple[int, ...]
-    selection: npt.NDArray[np.intp] | None = None
-    transposed: int = 0
-
-
-def latent_parts(config: ModelConfig, joint_up: bool) -> dict[str, LatentPart]:
+def latent_cuts(config: ModelConfig, joint_up: bool) -> dict[str, Cut]:
     """The parts that are not whole source tensors. `joint_up`: keys and values share their up-projection."""
     if not config.latent_size:
         return {}
@@ -38,15 +28,15 @@ def latent_parts(config: ModelConfig, joint_up: bool) -> dict[str, LatentPart]:
     def of_heads(height: int, within: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         return (np.arange(heads, dtype=np.intp)[:, None] * height + within).reshape(-1)
 
-    keys, values = LatentPart((heads, latent, plain)), LatentPart((heads, value, latent))
+    keys, values = Cut((heads, latent, plain)), Cut((heads, value, latent))
     if joint_up:
-        keys = LatentPart(up, of_heads(plain + value, np.arange(plain)), plain)
-        values = LatentPart(up, of_heads(plain + value, plain + np.arange(value)))
+        keys = Cut(up, row_selection=of_heads(plain + value, np.arange(plain)), transposed=plain)
+        values = Cut(up, row_selection=of_heads(plain + value, plain + np.arange(value)))
     return {
-        "attention.query": LatentPart(query, of_heads(config.head_dim, np.arange(plain))),
-        "attention.query_rope": LatentPart(query, of_heads(config.head_dim, plain + half_split)),
-        "attention.latent": LatentPart(down, np.arange(latent)),
-        "attention.key_rope": LatentPart(down, latent + half_split),
+        "attention.query": Cut(query, row_selection=of_heads(config.head_dim, np.arange(plain))),
+        "attention.query_rope": Cut(query, row_selection=of_heads(config.head_dim, plain + half_split)),
+        "attention.latent": Cut(down, row_selection=np.arange(latent)),
+        "attention.key_rope": Cut(down, row_selection=latent + half_split),
         "attention.key_up": keys,
         "attention.value_up": values,
     }

@@ -24,6 +24,19 @@ class SourceRows:
 
 
 @dataclass(frozen=True, eq=False)
+class Cut:
+    """A part of the decoder as one source tensor holds it: that tensor's shape, and the fields of
+    `PlannedTensor` that take the part out of it.
+    """
+
+    shape: tuple[int, ...]
+    row_selection: npt.NDArray[np.intp] | None = None
+    transposed: int = 0
+    column_permutation: npt.NDArray[np.intp] | None = None
+    negative_exponential: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class PlannedTensor:
     """One tensor of the pack and where it comes from.
 
@@ -34,7 +47,10 @@ class PlannedTensor:
 
     `row_selection` is the same for a matrix that takes only some rows of the stack. When `transposed` is not
     0, the selected rows are blocks of so many, and each block is transposed: [blocks * transposed, n] becomes
-    [blocks * n, transposed].
+    [blocks * n, transposed]. `column_permutation` is for the columns of a matrix what `row_permutation` is
+    for rows.
+
+    `negative_exponential`: element x of a vector becomes -exp(x), for rates that are stored as logarithms.
     """
 
     name: str
@@ -46,6 +62,8 @@ class PlannedTensor:
     add: float = 0.0
     row_selection: npt.NDArray[np.intp] | None = None
     transposed: int = 0
+    column_permutation: npt.NDArray[np.intp] | None = None
+    negative_exponential: bool = False
 
     @property
     def selected_rows(self) -> npt.NDArray[np.intp] | None:
@@ -64,6 +82,11 @@ def planned_values(source: TensorSource, planned: PlannedTensor) -> npt.NDArray[
         stacked = stacked[planned.selected_rows]
     if planned.transposed:
         stacked = transposed_blocks(stacked, planned.transposed)
+    if planned.column_permutation is not None:
+        stacked = stacked[:, planned.column_permutation]
+    if planned.negative_exponential:
+        with np.errstate(over="ignore"):  # the converter refuses the infinity
+            stacked = -np.exp(stacked)
     return stacked + np.float32(planned.add) if planned.add else stacked
 
 

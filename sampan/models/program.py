@@ -141,6 +141,8 @@ def _check(config: ModelConfig, rows: int, context: int, most: int) -> None:
         raise UnsupportedError(
             f"attention heads of {config.head_dim} dimensions; the kernels need a multiple of 16"
         )
+    if config.linear_count or config.attention_output_gate:
+        raise UnsupportedError("gated DeltaNet layers and gated attention: there are no kernels for them yet")
     if config.sparse_count and config.sandwich_norms:
         raise UnsupportedError("a mixture of experts with norms after its blocks")
     if _most_units(config, rows, context, most) > k.MAX_UNITS:

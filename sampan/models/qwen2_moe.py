@@ -12,6 +12,14 @@ from sampan.models.qwen3_moe import qwen_experts
 from sampan.models.rope_import import MAXIMUM_CONTEXT
 from sampan.weights.source import TensorSource
 
+# Of the shared expert and its gate.
+SHARED_EXPERT_NAMES = {
+    "shared.gate": "mlp.shared_expert.gate_proj.weight",
+    "shared.up": "mlp.shared_expert.up_proj.weight",
+    "shared.down": "mlp.shared_expert.down_proj.weight",
+    "shared_gate": "mlp.shared_expert_gate.weight",
+}
+
 
 def _from_huggingface(fields: Fields) -> ModelConfig:
     fields.only("use_mrope", False)
@@ -45,10 +53,5 @@ FAMILY = Family(
     ("qwen2_moe",),
     _from_huggingface,
     _from_gguf,
-    huggingface_names={
-        "shared.gate": "mlp.shared_expert.gate_proj.weight",
-        "shared.up": "mlp.shared_expert.up_proj.weight",
-        "shared.down": "mlp.shared_expert.down_proj.weight",
-        "shared_gate": "mlp.shared_expert_gate.weight",
-    },
+    huggingface_names=SHARED_EXPERT_NAMES,
 )

@@ -19,8 +19,8 @@ from sampan.models.qwen2 import qwen_windows
 from sampan.weights.source import TensorSource
 
 
-def qwen_experts(fields: Fields, config: ModelConfig) -> ModelConfig:
-    """The experts of Qwen2-MoE and Qwen3-MoE, but for shared ones."""
+def qwen_experts(fields: Fields, config: ModelConfig, *, normalize: bool = False) -> ModelConfig:
+    """Qwen's experts, but for shared ones. `normalize`: the default of norm_topk_prob."""
     fields.ignore(*TRAINING_KEYS)
     count, chosen = expert_counts(
         fields, fields.one_of("num_experts", "num_local_experts"), "num_experts_per_tok"
@@ -31,7 +31,7 @@ def qwen_experts(fields: Fields, config: ModelConfig) -> ModelConfig:
         expert_count=count,
         experts_per_token=chosen,
         expert_intermediate_size=expert_width(fields),
-        router_normalize=fields.boolean("norm_topk_prob", default=False),
+        router_normalize=fields.boolean("norm_topk_prob", default=normalize),
     )
 
 

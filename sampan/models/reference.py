@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sampan.config import ModelConfig
 from sampan.errors import RequestError
 from sampan.models.plan import planned_values
+from sampan.models.reference_linear import LinearState, gated_delta_net
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.rope import inverse_frequencies
 from sampan.models.routing import route, sigmoid, weights_of
@@ -26,16 +27,14 @@ Array = npt.NDArray[np.float32]
 @dataclass
 class ReferenceCache:
     """Keys (rotated) and values of the tokens so far: per layer [tokens, kv heads, head size] float32. With
-    latent attention, those of every head.
+    latent attention, those of every head. A linear layer has a state in their place. `length`: how many
+    tokens that is.
     """
 
     keys: list[Array]
     values: list[Array]
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache."""
-        return len(self.keys[0])
+    states: dict[int, LinearState]
+    length: int = 0
 
 
 class ReferenceModel:
@@ -99,6 +98,7 @@ class ReferenceModel:
         return ReferenceCache(
             [np.zeros((0, heads, config.head_dim), np.float32) for _ in layers],
             [np.zeros((0, heads, config.value_dim), np.float32) for _ in layers],
+            {layer: LinearState.empty(config) for layer in layers if config.is_linear(layer)},
         )
 
     def forward(self, tokens: npt.ArrayLike, cache: ReferenceCache | None = None) -> Array:
@@ -119,6 +119,7 @@ class ReferenceModel:
         rotations = [_rotation(frequencies, factor, positions) for frequencies, factor in self._ropes]
         for layer in range(config.layer_count):
             hidden = self._layer(layer, hidden, positions, rotations[config.layer_ropes[layer]], cache)
+        cache.length += len(ids)
         if self._routes:
             self.routes = np.stack(self._routes)
             self.router_logits = np.stack(self._router_logits)
@@ -138,9 +139,11 @@ class ReferenceModel:
         name = f"layers.{layer}."
         scale = np.float32(config.residual_scale)
 
-        update = self._attention(
-            layer, self._norm(name + "attention_norm", hidden), positions, rotation, cache
-        )
+        normed = self._norm(name + "attention_norm", hidden)
+        if config.is_linear(layer):
+            update = self._linear(name + "linear.", normed, cache.states[layer])
+        else:
+            update = self._attention(layer, normed, positions, rotation, cache)
         if config.sandwich_norms:
             update = self._norm(name + "attention_post_norm", update)
         hidden = hidden + update * scale
@@ -151,6 +154,15 @@ class ReferenceModel:
         if config.sandwich_norms:
             update = self._norm(name + "mlp_post_norm", update)
         return hidden + update * scale
+
+    def _linear(self, name: str, hidden: Array, state: LinearState) -> Array:
+        return gated_delta_net(
+            self.config,
+            hidden,
+            state,
+            lambda part: self._matrix(name + part),
+            lambda part: self._vector(name + part),
+        )
 
     def _mlp(self, name: str, hidden: Array) -> Array:
         gate = _activate(self.config.activation, hidden @ self._matrix(name + ".gate").T)
@@ -201,9 +213,10 @@ class ReferenceModel:
     ) -> Array:
         config = self.config
         name = f"layers.{layer}.attention."
+        output = self._matrix(name + "output")
         if config.latent_size:
             new_query, new_key, new_value = self._latent_heads(name, hidden, rotation)
-            return self._attend(layer, new_query, new_key, new_value, positions, cache)
+            return self._attend(layer, new_query, new_key, new_value, positions, cache) @ output.T
 
         def project(which: str, heads: int) -> Array:
             projected = hidden @ self._matrix(name + which).T
@@ -224,7 +237,10 @@ class ReferenceModel:
 
         query = project("query", config.head_count)
         key, value = project("key", config.kv_head_count), project("value", config.kv_head_count)
-        return self._attend(layer, query, key, value, positions, cache)
+        heads = self._attend(layer, query, key, value, positions, cache)
+        if config.attention_output_gate:
+            heads = heads * sigmoid(hidden @ self._matrix(name + "gate").T)
+        return heads @ output.T
 
     def _latent_heads(self, name: str, hidden: Array, rotation: tuple[Array, Array]) -> tuple[Array, ...]:
         """Queries, keys and values of every head, spelled out (DeepSeek-V2, arXiv:2405.04434, equations 9 to
@@ -258,7 +274,9 @@ class ReferenceModel:
         positions: npt.NDArray[np.int64],
         cache: ReferenceCache,
     ) -> Array:
-        """Attention over the cache and the new keys and values [tokens, heads, head size], projected."""
+        """Attention over the cache and the new keys and values [tokens, heads, head size]: what the heads
+        give, side by side.
+        """
         config = self.config
         keys = cache.keys[layer] = np.concatenate([cache.keys[layer], key])
         values = cache.values[layer] = np.concatenate([cache.values[layer], value])
@@ -269,7 +287,7 @@ class ReferenceModel:
             scores = (query[:, head] @ keys[:, head // shared].T) * np.float32(config.attention_scale)
             weights = _softmax(np.where(visible, scores, np.float32(-np.inf)))
             heads[:, head] = weights @ values[:, head // shared]
-        return heads.reshape(len(query), -1) @ self._matrix(f"layers.{layer}.attention.output").T
+        return heads.reshape(len(query), -1)
 
     def _norm(self, name: str, values: Array) -> Array:
         """Root mean square norm over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""

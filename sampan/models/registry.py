@@ -20,7 +20,10 @@ from sampan.models import (
     qwen2,
     qwen2_moe,
     qwen3,
+    qwen3_5,
+    qwen3_5_moe,
     qwen3_moe,
+    qwen3_next,
 )
 from sampan.models.family import Family
 from sampan.models.fields import Fields
@@ -36,6 +39,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
     gemma3.FAMILY,
     qwen2_moe.FAMILY,
     qwen3_moe.FAMILY,
+    qwen3_next.FAMILY,
+    qwen3_5.FAMILY,
+    qwen3_5_moe.FAMILY,
     glm4_moe.FAMILY,
     ernie4_5_moe.FAMILY,
     hunyuan_v1_moe.FAMILY,
@@ -95,5 +101,5 @@ def _text_config(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         return values
     if not isinstance(text, dict) or not all(isinstance(name, str) for name in text):
         raise FormatError(f"{where}: config.json: text_config must be an object")
-    tied = values.get("tie_word_embeddings")
-    return {"tie_word_embeddings": tied, **text} if tied is not None else text
+    whole = ("quantization_config", "tie_word_embeddings")
+    return {name: values[name] for name in whole if values.get(name) is not None} | text

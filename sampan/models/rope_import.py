@@ -39,12 +39,20 @@ def rotary_dimensions(fields: Fields, head_dim: int, default: float) -> int:
 
 
 def huggingface_rope(
-    fields: Fields, dimensions: int, context: int, *, default_base: float = 10_000.0, partial: bool = False
+    fields: Fields,
+    dimensions: int,
+    context: int,
+    *,
+    default_base: float = 10_000.0,
+    partial: bool = False,
+    sections: bool = False,
 ) -> tuple[RopeConfig, int]:
     """The rope of a model with one, and its context length: yarn extends what max_position_embeddings says.
 
     Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`. `partial`: the caller has
-    read `partial_rotary_factor`, which is otherwise refused unless it is 1.
+    read `partial_rotary_factor`, which is otherwise refused unless it is 1. `sections`: sections of the
+    dimensions may turn with other components of a position (Qwen2-VL's M-RoPE, arXiv:2409.12191). In text all
+    components are equal, so this is the rope without them.
     """
     parameters = fields.group("rope_parameters")
     if parameters is not None:
@@ -58,6 +66,8 @@ def huggingface_rope(
         return RopeConfig(base=base, dimensions=dimensions), context
     if partial:
         parameters.ignore("partial_rotary_factor")
+    if sections:
+        parameters.ignore("mrope_section", "mrope_interleaved")
     return scaled_rope(parameters, base, dimensions, context)
 
 

@@ -26,6 +26,7 @@ _GGUF = {
     "attention.query": "attn_q.weight",
     "attention.key": "attn_k.weight",
     "attention.value": "attn_v.weight",
+    "attention.gate": "attn_q.weight",
     "attention.output": "attn_output.weight",
     "attention.query_bias": "attn_q.bias",
     "attention.key_bias": "attn_k.bias",
@@ -58,6 +59,7 @@ _HUGGINGFACE = {
     "attention.query": "self_attn.q_proj.weight",
     "attention.key": "self_attn.k_proj.weight",
     "attention.value": "self_attn.v_proj.weight",
+    "attention.gate": "self_attn.q_proj.weight",
     "attention.output": "self_attn.o_proj.weight",
     "attention.query_bias": "self_attn.q_proj.bias",
     "attention.key_bias": "self_attn.k_proj.bias",
@@ -113,6 +115,32 @@ _HUGGINGFACE_LATENT_QUERY = {
     "attention.query_rope": "self_attn.q_b_proj.weight",
 }
 
+# Gated DeltaNet layers. Qwen3-Next's names are its family's; those here are Qwen3.5's.
+_GGUF_LINEAR = {
+    "linear.query_key_value": "attn_qkv.weight",
+    "linear.gate": "attn_gate.weight",
+    "linear.beta": "ssm_beta.weight",
+    "linear.decay": "ssm_alpha.weight",
+    "linear.output": "ssm_out.weight",
+    "linear.conv": "ssm_conv1d.weight",
+    "linear.decay_rate": "ssm_a",
+    "linear.decay_bias": "ssm_dt.bias",
+    "linear.norm": "ssm_norm.weight",
+}
+# What llama.cpp's converter wrote for Qwen3-Next at first.
+_GGUF_JOINT_LINEAR = {"linear.query_key_value": "ssm_in.weight", "linear.gate": "ssm_in.weight"}
+_HUGGINGFACE_LINEAR = {
+    "linear.query_key_value": "linear_attn.in_proj_qkv.weight",
+    "linear.gate": "linear_attn.in_proj_z.weight",
+    "linear.beta": "linear_attn.in_proj_b.weight",
+    "linear.decay": "linear_attn.in_proj_a.weight",
+    "linear.output": "linear_attn.out_proj.weight",
+    "linear.conv": "linear_attn.conv1d.weight",
+    "linear.decay_rate": "linear_attn.A_log",
+    "linear.decay_bias": "linear_attn.dt_bias",
+    "linear.norm": "linear_attn.norm.weight",
+}
+
 # With norms on both sides of a block, the name post_attention_layernorm means what it says.
 _HUGGINGFACE_SANDWICH = _HUGGINGFACE | {
     "attention_post_norm": "post_attention_layernorm.weight",
@@ -153,13 +181,19 @@ def checkpoint_names(source: TensorSource, config: ModelConfig, family: Family) 
         latent = _GGUF_LATENT | (_GGUF_LATENT_QUERY if config.query_latent_size else {})
         if "blk.0." + _GGUF_JOINT_UP["attention.key_up"] in source.tensors:
             latent |= _GGUF_JOINT_UP
-        names = {**_GGUF, **(latent if config.latent_size else {}), **family.gguf_names}
+        linear = {**_GGUF_LINEAR, **family.gguf_names}
+        if any(config.linear_layers):
+            first = config.linear_layers.index(True)
+            if f"blk.{first}.{_GGUF_JOINT_LINEAR['linear.gate']}" in source.tensors:
+                linear |= _GGUF_JOINT_LINEAR
+        names = {**_GGUF, **(latent if config.latent_size else {}), **linear}
         found = CheckpointNames(names, "", "blk.", names["output"])
         return _with_fused(found, _GGUF_FUSED, source, config)
     latent = _HUGGINGFACE_LATENT | (_HUGGINGFACE_LATENT_QUERY if config.query_latent_size else {})
     names = {
         **(_HUGGINGFACE_SANDWICH if config.sandwich_norms else _HUGGINGFACE),
         **(latent if config.latent_size else {}),
+        **_HUGGINGFACE_LINEAR,
         **family.huggingface_names,
     }
     for root, output in _HUGGINGFACE_ROOTS:

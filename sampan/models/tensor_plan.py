@@ -14,8 +14,9 @@ from sampan.config import ModelConfig
 from sampan.errors import FormatError, UnsupportedError
 from sampan.models.family import Family, draft_layer_count
 from sampan.models.fields import Fields, shown
-from sampan.models.latent_plan import LatentPart, latent_parts
-from sampan.models.plan import PlannedTensor, SourceRows
+from sampan.models.latent_plan import latent_cuts
+from sampan.models.linear_plan import conv_shape, gate_cuts, linear_cuts
+from sampan.models.plan import Cut, PlannedTensor, SourceRows
 from sampan.models.rope_import import gguf_rope_tensors
 from sampan.models.tensor_names import CheckpointNames, checkpoint_names
 from sampan.weights.layout import pack_layout
@@ -69,11 +70,11 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
     """The plan for `registry.tensor_plan`, which documents the errors."""
     names = checkpoint_names(source, config, family)
     _require_room_for_experts(source, config, names)
+    _require_channels(source, config, names)
     wanted = list(_wanted(config))
     places = _places(names.parts, {tensor.part: tensor.shape for tensor in wanted}, config.expert_count)
     permutations = _permutations(source, config, family)
-    joint_up = names.parts.get("attention.key_up") == names.parts.get("attention.value_up")
-    latent = latent_parts(config, joint_up)
+    cuts = _cuts(source, config, family, names)
     plan = []
     missing = set()
     used = set()
@@ -84,12 +85,13 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
         if name not in source.tensors:
             missing.add(name)
             continue
-        if tensor.part in latent:
-            plan.append(_latent_tensor(source, name, tensor, latent[tensor.part]))
+        if tensor.part in cuts:
+            plan.append(_cut_tensor(source, name, tensor, cuts[tensor.part]))
             continue
         _check_shape(source, name, place.shape(tensor.shape))
         is_matrix = len(tensor.shape) == 2 and tensor.part != "router"
-        is_norm = tensor.part.endswith("norm") and source.kind != "gguf"
+        # That of a linear layer multiplies by w.
+        is_norm = tensor.part.endswith("norm") and tensor.part != "linear.norm" and source.kind != "gguf"
         plan.append(
             PlannedTensor(
                 name=tensor.name,
@@ -107,17 +109,34 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
     return plan
 
 
-def _latent_tensor(source: TensorSource, name: str, tensor: _Wanted, part: LatentPart) -> PlannedTensor:
-    _check_shape(source, name, part.shape)
-    rows, columns = tensor.shape
+def _cuts(
+    source: TensorSource, config: ModelConfig, family: Family, names: CheckpointNames
+) -> dict[str, Cut]:
+    """The parts that are not whole source tensors, nor rows of one that follow each other."""
+    parts = names.parts
+    in_gguf = source.kind == "gguf"
+    joint_up = parts.get("attention.key_up") == parts.get("attention.value_up")
+    tiled = in_gguf and family.gguf_tiled_values
+    return {
+        **latent_cuts(config, joint_up),
+        **gate_cuts(config),
+        **linear_cuts(config, parts, in_gguf=in_gguf, tiled=tiled),
+    }
+
+
+def _cut_tensor(source: TensorSource, name: str, tensor: _Wanted, cut: Cut) -> PlannedTensor:
+    _check_shape(source, name, cut.shape)
+    is_matrix = len(tensor.shape) == 2
     return PlannedTensor(
         name=tensor.name,
         sources=(SourceRows(name),),
-        kind="matrix",
-        rows=rows,
-        columns=columns,
-        row_selection=part.selection,
-        transposed=part.transposed,
+        kind="matrix" if is_matrix else "vector",
+        rows=tensor.shape[0],
+        columns=tensor.shape[1] if is_matrix else 1,
+        row_selection=cut.row_selection,
+        transposed=cut.transposed,
+        column_permutation=cut.column_permutation,
+        negative_exponential=cut.negative_exponential,
     )
 
 
@@ -146,6 +165,15 @@ def _require_room_for_experts(source: TensorSource, config: ModelConfig, names: 
         if name not in source.tensors:
             raise FormatError(f"{source.path}: missing tensors {shown([name])}")
         _check_shape(source, name, (config.expert_count, config.hidden_size, config.expert_intermediate_size))
+
+
+def _require_channels(source: TensorSource, config: ModelConfig, names: CheckpointNames) -> None:
+    """Refuse more channels of linear layers than the checkpoint has, before they are spelled out."""
+    if any(config.linear_layers):
+        name = names.full("linear.conv", config.linear_layers.index(True))
+        if name not in source.tensors:
+            raise FormatError(f"{source.path}: missing tensors {shown([name])}")
+        _check_shape(source, name, conv_shape(config, source.kind == "gguf"))
 
 
 def _wanted(config: ModelConfig) -> Iterator[_Wanted]:

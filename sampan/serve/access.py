@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -89,7 +88,7 @@ class AccessControl:
         origin = headers.get("origin")
         if origin is None or origin.lower() in self._origins:
             return
-        if urlsplit(origin).netloc.lower() != host:
+        if origin.lower().partition("://")[2] != host:
             raise ForbiddenError(
                 f"web pages of {origin[:100]!r} may not use this server; the setting cors_origins allows them"
             )

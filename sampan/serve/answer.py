@@ -17,6 +17,7 @@ from sampan.serve.prompt import Conversation, Prompt, prepare_prompt
 from sampan.serve.text.choose import choose_decode, choose_parser
 from sampan.serve.text.compile import compile_constraint
 from sampan.serve.text.plain import PlainParser
+from sampan.serve.text.reasoning_budget import within_budget
 from sampan.serve.text.response_format import ResponseFormat
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ class AnswerRequest:
     """What is asked of a model. `prompt`: a text to continue, token ids, or a conversation.
 
     `n` answers are drawn from one prompt, with the seeds `seed`, `seed` + 1, and so on. Only answers in a
-    conversation are searched for reasoning and tool calls.
+    conversation are searched for reasoning and tool calls. `reasoning_budget`: most tokens of reasoning.
     """
 
     prompt: Prompt
     options: SamplingOptions
     n: int = 1
     format: ResponseFormat | None = None
+    reasoning_budget: int | None = None
 
 
 async def answer(
@@ -109,6 +111,8 @@ def _prepare(
         tool_choice="auto" if chat is None else chat.tool_choice,
         parallel_tool_calls=parallel,
     )
+    if chat is not None and request.reasoning_budget is not None:
+        grammar = within_budget(tokenizer, prompt.text, request.reasoning_budget, grammar)
     decode = None if chat is None else choose_decode(tokenizer, tools=bool(tools))
     token_bytes = None if request.options.logprobs is None else tokenizer.token_bytes
     choices = []

@@ -15,6 +15,7 @@ from sampan.serve import models, operations
 from sampan.serve.access import AccessControl
 from sampan.serve.anthropic import messages
 from sampan.serve.context import REQUEST_ID, RequestContext
+from sampan.serve.document import DocumentedAPI
 from sampan.serve.errors import Problem, error_response, problem_of, validation_problem
 from sampan.serve.host.host import ModelHost
 from sampan.serve.limits import TIMEOUT_HEADER, Limits, ServerState
@@ -46,7 +47,7 @@ def create_app(
     Routes find `settings`, `host`, `metrics` and `server` (its `ServerState`) in `request.app.state`, and
     `request_id`, `client` and `deadline` in `request.state`.
     """
-    app = FastAPI(title="Sampan", version=operations.installed_version(), docs_url=None, redoc_url=None)
+    app = DocumentedAPI(title="Sampan", version=operations.installed_version(), docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.host = host
     app.state.metrics = metrics

@@ -77,6 +77,7 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._signals = 0
         self._drain_until: float | None = None
+        self._closing: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
                 app,
@@ -101,9 +102,8 @@ class Server(uvicorn.Server):
             yield
         finally:
             starting.cancel()
-            await self.host.close()
-            if self._tracing is not None:
-                await in_thread("sampan-traces", self._tracing.close)
+            if not self.force_exit:
+                await self._close()
 
     async def _start(self) -> None:
         try:
@@ -117,6 +117,11 @@ class Server(uvicorn.Server):
             log_event(logging.INFO, "ready", url=self.url, models=", ".join(self.host.names()))
             if self._ready is not None:
                 self._ready(self.url)
+
+    async def _close(self) -> None:
+        await self.host.close()
+        if self._tracing is not None:
+            await in_thread("sampan-traces", self._tracing.close)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal; `on_tick` acts on it within a tenth of a second."""
@@ -133,10 +138,10 @@ class Server(uvicorn.Server):
             self._drain_until = time.monotonic() + self._settings.drain_timeout
             self._state.phase = "draining"
             log_event(logging.INFO, "draining", requests=self._state.requests)
-        if self._drain_until is not None and (
-            self._state.requests == 0 or time.monotonic() > self._drain_until
-        ):
-            # What is left ends as cancelled, so that its clients are told.
-            await self.host.close()
+        if self._drain_until is not None and self._closing is None:
+            if self._state.requests == 0 or time.monotonic() > self._drain_until:
+                # What is left ends as cancelled, so that its clients are told.
+                self._closing = asyncio.create_task(self.host.close())
+        elif self._closing is not None and self._closing.done():
             self.should_exit = True
         return await super().on_tick(counter)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sampan.serve.limits import ServerState
 from sampan.serve.metrics import CONTENT_TYPE, ServerMetrics
@@ -16,7 +16,7 @@ from sampan.serve.metrics import CONTENT_TYPE, ServerMetrics
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health")
+@router.get("/health", responses={503: {"description": "The server starts or drains"}})
 async def health(request: Request) -> JSONResponse:
     """Whether requests are taken: 200 when ready, 503 while the server starts or drains. Needs no key."""
     state: ServerState = request.app.state.server
@@ -29,7 +29,7 @@ async def sampan_version() -> dict[str, str]:
     return {"version": installed_version()}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Figures in Prometheus' text format."""
     figures: ServerMetrics = request.app.state.metrics

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,11 +19,6 @@ from sampan.serve.record import current_record
 # A client that takes nothing for this long while there is something to take has left without a word; it
 # would keep its model from being unloaded for ever.
 STALL_S = 60.0
-
-# What the API's description says of routes that can stream.
-STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer, whole or as a stream", "content": {"text/event-stream": {}}}
-}
 
 # What proxies log for a client that left before it was answered; nobody reads it.
 CLIENT_LEFT = 499

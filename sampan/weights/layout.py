@@ -37,7 +37,15 @@ def pack_layout(config: ModelConfig) -> PackLayout:
         layout.matrices["output"] = (config.vocab_size, config.hidden_size)
     for index in range(config.layer_count):
         layer = f"layers.{index}."
-        _add_attention(layout, config, layer)
+        layout.vectors[layer + "attention_norm"] = config.hidden_size
+        if config.is_linear(index):
+            _add_linear(layout, config, layer + "linear.")
+        else:
+            _add_attention(layout, config, layer)
+        layout.vectors[layer + "mlp_norm"] = config.hidden_size
+        if config.sandwich_norms:
+            layout.vectors[layer + "attention_post_norm"] = config.hidden_size
+            layout.vectors[layer + "mlp_post_norm"] = config.hidden_size
         if config.is_sparse(index):
             _add_experts(layout, config, layer)
         else:
@@ -56,11 +64,8 @@ def _add_attention(layout: PackLayout, config: ModelConfig, layer: str) -> None:
         layout.matrices[layer + "attention.key"] = (key_value, hidden)
         layout.matrices[layer + "attention.value"] = (key_value, hidden)
     layout.matrices[layer + "attention.output"] = (hidden, config.head_count * config.value_dim)
-    vectors[layer + "attention_norm"] = hidden
-    vectors[layer + "mlp_norm"] = hidden
-    if config.sandwich_norms:
-        vectors[layer + "attention_post_norm"] = hidden
-        vectors[layer + "mlp_post_norm"] = hidden
+    if config.attention_output_gate:
+        layout.matrices[layer + "attention.gate"] = (query, hidden)
     if config.qk_norm:
         vectors[layer + "attention.query_norm"] = query if config.qk_norm_wide else head_dim
         vectors[layer + "attention.key_norm"] = key_value if config.qk_norm_wide else head_dim
@@ -68,6 +73,17 @@ def _add_attention(layout: PackLayout, config: ModelConfig, layer: str) -> None:
         vectors[layer + "attention.query_bias"] = query
         vectors[layer + "attention.key_bias"] = key_value
         vectors[layer + "attention.value_bias"] = key_value
+
+
+def _add_linear(layout: PackLayout, config: ModelConfig, prefix: str) -> None:
+    hidden, heads, values = config.hidden_size, config.linear_value_heads, config.linear_value_width
+    layout.matrices[prefix + "query_key_value"] = (config.linear_channels, hidden)
+    layout.matrices[prefix + "gate"] = (values, hidden)
+    layout.matrices[prefix + "beta"] = layout.matrices[prefix + "decay"] = (heads, hidden)
+    layout.matrices[prefix + "output"] = (hidden, values)
+    layout.vectors[prefix + "conv"] = config.linear_conv_width * config.linear_channels
+    layout.vectors[prefix + "decay_rate"] = layout.vectors[prefix + "decay_bias"] = heads
+    layout.vectors[prefix + "norm"] = config.linear_value_dim
 
 
 def _add_latent_projections(layout: PackLayout, config: ModelConfig, prefix: str) -> None:

@@ -90,6 +90,33 @@ def test_experts_and_their_router(tmp_path: Path) -> None:
     assert (model.expert_usage[0] > 0).all()
 
 
+def test_linear_layers(tmp_path: Path) -> None:
+    hybrid = replace(
+        config(),
+        qk_norm=True,
+        attention_bias=False,
+        attention_output_gate=True,
+        linear_layers=(True, False),
+        linear_key_heads=2,
+        linear_value_heads=4,
+        linear_key_dim=32,
+        linear_value_dim=64,
+        linear_conv_width=4,
+    )
+    random_pack(hybrid, tmp_path / "r.pack", Q4)
+    pack = Pack.open(tmp_path / "r.pack")
+    conv = pack.vector("layers.0.linear.conv")
+    assert len(conv) == 4 * 384
+    assert 0.4 < conv.std() < 0.6
+    rates = pack.vector("layers.0.linear.decay_rate")
+    assert ((rates < 0) & (rates > -3)).all()
+    assert len(set(rates)) == 4
+    assert pack.vector("layers.0.linear.decay_bias").any()
+    logits = ReferenceModel.from_pack(pack).forward(np.arange(40))
+    assert np.isfinite(logits).all()
+    assert logits.std() > 0.1
+
+
 def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         random_pack(config(), tmp_path / name, Q4K, seed=seed)

@@ -20,13 +20,21 @@ from sampan.models.rope import inverse_frequencies
 from sampan.models.tokenizer_gguf import gguf_tokenizer
 from sampan.weights.detect import open_source
 from sampan.weights.safetensors import SafetensorsSource
+from tests.models.linear_gguf import linear_tensors, write_linear_keys
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
 # llama.cpp knows no Qwen3-MoE with dense layers among the sparse ones.
 GGUF_CASES = [case for case in CASES if case != "qwen3_moe_dense_layer"]
-SPARSE_CASES = [case for case in CASES if "moe" in case or case.startswith(("minimax", "deepseek"))]
-DENSE_CASES = [case for case in CASES if case not in SPARSE_CASES]
+LINEAR_CASES = [case for case in CASES if case.startswith(("qwen3_next", "qwen3_5"))]
+LINEAR_FAMILIES = ("qwen3_next", "qwen3_5", "qwen3_5_moe")
+# The engine has no kernels for linear layers yet.
+SPARSE_CASES = [
+    case
+    for case in CASES
+    if ("moe" in case or case.startswith(("minimax", "deepseek"))) and case not in LINEAR_CASES
+]
+DENSE_CASES = [case for case in CASES if case not in SPARSE_CASES and case not in LINEAR_CASES]
 TOKENIZERS = json.loads((GOLDEN / "tokenizers.json").read_text(encoding="utf-8"))
 SPM_FIELDS: dict[str, Any] = TOKENIZERS["sentencepiece"]["fields"]
 BPE_FIELDS: dict[str, Any] = TOKENIZERS["byte_level"]["fields"] | {"pre": "smollm"}
@@ -77,7 +85,7 @@ def config_of(case: str, folder: Path, changes: Mapping[str, Any]) -> ModelConfi
 def golden_weights(case: str) -> dict[str, npt.NDArray[np.float32]]:
     """A golden checkpoint's tensors in float32."""
     source = SafetensorsSource(GOLDEN / case)
-    return {name: source.float32(name) for name in source.tensors}
+    return {name: source.float32(name).reshape(info.shape) for name, info in source.tensors.items()}
 
 
 def interleaved(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
@@ -160,7 +168,7 @@ def gguf_name(name: str, family: str) -> str:
     part, kind = rest.rsplit(".", 1)
     names = _NAMES | _EXPERT_NAMES | {"attn_qkv": "attn_qkv"}
     names |= _SANDWICH_NAMES if family == "gemma3" else {}
-    if family == "glm4_moe":
+    if family in ("glm4_moe", *LINEAR_FAMILIES):
         names |= {"post_attention_layernorm": "post_attention_norm"}
     return f"blk.{layer}.{names[part]}.{kind}"
 
@@ -189,13 +197,13 @@ def _write_expert_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
         writer.add_expert_group_used_count(config.expert_groups_used)
 
 
-def _write_latent_keys(writer: gguf.GGUFWriter, config: ModelConfig, joint_up: bool) -> None:
+def _write_latent_keys(writer: gguf.GGUFWriter, config: ModelConfig, old: bool) -> None:
     """Sizes of heads: their own in files with joint up-projections, in later ones also the cache's."""
     writer.add_kv_lora_rank(config.latent_size)
     if config.query_latent_size:
         writer.add_q_lora_rank(config.query_latent_size)
     sizes = (config.head_dim, config.value_dim)
-    if not joint_up:
+    if not old:
         writer.add_key_length_mla(config.head_dim)
         writer.add_value_length_mla(config.value_dim)
         sizes = (config.latent_size + config.ropes[0].dimensions, config.latent_size)
@@ -215,11 +223,27 @@ def architecture(config: ModelConfig) -> str:
     return next(family.gguf_architecture for family in FAMILIES if family.name == config.family)
 
 
+def _add_weight(writer: gguf.GGUFWriter, name: str, values: npt.NDArray[Any], type_name: str) -> None:
+    """A tensor in a type, or in float32 where converters keep it or its rows are no whole blocks."""
+    kind = gguf.GGMLQuantizationType[type_name]
+    kept = values.ndim < 2 or "ffn_gate_inp" in name or "conv1d" in name
+    if kept or values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        writer.add_tensor(name, values)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+
+
 def golden_gguf(
-    case: str, path: Path, extra: Mapping[str, Any] | None = None, *, joint_up: bool = False
+    case: str,
+    path: Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    old: bool = False,
+    type_name: str = "F32",
 ) -> Path:
-    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it, in float32; `joint_up`: as
-    it made them before April 2025, with one up-projection for latent keys and values.
+    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it; `old`: as it made them at
+    first, with one up-projection for latent keys and values, and one projection into Qwen3-Next's linear
+    layers; `type_name`: of the matrices.
     """
     source = SafetensorsSource(GOLDEN / case)
     config = resolve_config(source)
@@ -228,11 +252,12 @@ def golden_gguf(
     writer.add_block_count(config.layer_count)
     writer.add_context_length(int(source.metadata["max_position_embeddings"]))
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(int(source.metadata["intermediate_size"]))
+    if family != "qwen3_5_moe":
+        writer.add_feed_forward_length(int(source.metadata["intermediate_size"]))
     writer.add_head_count(config.head_count)
     if config.latent_size:
-        writer.add_head_count_kv(config.head_count if joint_up else 1)
-        _write_latent_keys(writer, config, joint_up)
+        writer.add_head_count_kv(config.head_count if old else 1)
+        _write_latent_keys(writer, config, old)
     else:
         writer.add_head_count_kv(config.kv_head_count)
         writer.add_key_length(config.head_dim)
@@ -259,6 +284,8 @@ def golden_gguf(
         writer.add_tensor("rope_factors_short.weight", np.array(rope.short_factors, np.float32))
     if config.expert_count:
         _write_expert_keys(writer, config)
+    if config.linear_layers:
+        write_linear_keys(writer, config)
     if family == "minicpm":
         writer.add_embedding_scale(config.embedding_scale)
         writer.add_residual_scale(config.residual_scale)
@@ -279,18 +306,25 @@ def golden_gguf(
         if family in ("llama", "minicpm") and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.head_count if "q_proj" in name else config.kv_head_count
             weight = interleaved(weight, heads)
-        if family == "gemma3" and weight.ndim == 1:
+        adds_one = family == "gemma3" or (family in LINEAR_FAMILIES and "linear_attn" not in name)
+        if adds_one and weight.ndim == 1:
             weight = weight + 1
-        if "kv_b_proj" in name and not joint_up:
+        if "linear_attn" in name:
+            layer, _, part = name.partition(".linear_attn.")
+            for part_name, values in linear_tensors(part, weight, config, old=old).items():
+                _add_weight(writer, f"blk.{layer.rpartition('.')[2]}.{part_name}", values, type_name)
+            continue
+        added = gguf_name(name, family)
+        if "kv_b_proj" in name and not old:
             for part, values in _split_up(weight, config).items():
-                writer.add_tensor(gguf_name(name, family).replace("attn_kv_b", part), values)
+                _add_weight(writer, added.replace("attn_kv_b", part), values, type_name)
         elif ".experts." in name:
-            experts.setdefault(gguf_name(name, family), []).append(weight)
+            experts.setdefault(added, []).append(weight)
         else:
             shape = [-1] if "correction_bias" in name or "shared_expert_gate" in name else weight.shape
-            writer.add_tensor(gguf_name(name, family), np.ascontiguousarray(weight).reshape(shape))
+            _add_weight(writer, added, np.ascontiguousarray(weight).reshape(shape), type_name)
     for name, stack in experts.items():
-        writer.add_tensor(name, np.stack(stack))
+        _add_weight(writer, name, np.stack(stack), type_name)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

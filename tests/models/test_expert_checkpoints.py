@@ -35,6 +35,8 @@ from sampan.weights.repack import Bits
 FAMILIES = (
     "qwen2_moe",
     "qwen3_moe",
+    "qwen3_next",
+    "qwen3_5_moe",
     "glm4_moe",
     "ernie4_5_moe",
     "hunyuan_v1_moe",
@@ -88,7 +90,7 @@ def fused(case: str) -> dict[str, np.ndarray]:
     return weights
 
 
-@pytest.mark.parametrize("case", ["qwen3_moe", "glm4_moe"])
+@pytest.mark.parametrize("case", ["qwen3_moe", "qwen3_next", "qwen3_5_moe", "glm4_moe"])
 def test_fused_experts_are_the_same_model(case: str, tmp_path: Path) -> None:
     copy_with_config(case, tmp_path, golden_config(case))
     save_file(fused(case), tmp_path / "model.safetensors")

@@ -203,13 +203,13 @@ def test_the_engine_refuses_sizes_it_has_no_kernels_for(tmp_path: Path) -> None:
         build_program(pack, KeyValueLayout.of(config, "bf16"), 0, 1, 16, 3)
 
 
-@pytest.mark.parametrize("joint_up", [False, True])
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("case", ["deepseek_v2_lite", "deepseek_v3"])
-def test_packs_from_gguf_and_from_a_folder_are_the_same(case: str, joint_up: bool, tmp_path: Path) -> None:
+def test_packs_from_gguf_and_from_a_folder_are_the_same(case: str, old: bool, tmp_path: Path) -> None:
     """Both orders of the up-projections, in one piece and head by head."""
     folder = copy_with_config(case, tmp_path / "model", golden_config(case))
     (folder / "tokenizer.json").write_text(hub_tokenizer().to_str())
-    file = golden_gguf(case, tmp_path / "model.gguf", tokenizer_keys(), joint_up=joint_up)
+    file = golden_gguf(case, tmp_path / "model.gguf", tokenizer_keys(), old=old)
     convert(folder, tmp_path / "a")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convert_module, "CHUNK_WEIGHTS", 1)

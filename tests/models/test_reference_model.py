@@ -37,12 +37,15 @@ def test_logits_are_those_of_transformers(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "joint_up"),
-    [*((case, False) for case in GGUF_CASES), ("deepseek_v2_lite", True), ("deepseek_v3", True)],
+    ("case", "old"),
+    [
+        *((case, False) for case in GGUF_CASES),
+        *((case, True) for case in ("deepseek_v2_lite", "deepseek_v3", "qwen3_next")),
+    ],
 )
-def test_gguf_gives_the_same_model(case: str, joint_up: bool, tmp_path: Path) -> None:
+def test_gguf_gives_the_same_model(case: str, old: bool, tmp_path: Path) -> None:
     """Interleaved rows, added norms, rope tensors and renamed keys give the same configuration and logits."""
-    source = open_source(golden_gguf(case, tmp_path / "model.gguf", joint_up=joint_up))
+    source = open_source(golden_gguf(case, tmp_path / "model.gguf", old=old))
     folder = open_source(GOLDEN / case)
     ours, theirs = resolve_config(source), resolve_config(folder)
     if "rope_freqs.weight" in source.tensors or "rope_factors_long.weight" in source.tensors:

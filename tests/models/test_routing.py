@@ -179,7 +179,7 @@ def test_a_mass_out_of_range(mass: float) -> None:
         ({"shared_expert_gate": True}, "no shared expert"),
         ({"router_scale": 0.0}, "must be positive"),
         ({"sparse_layers": (True, True)}, "not given for each of 1 layers"),
-        ({"sparse_layers": ()}, "size is not positive"),
+        ({"sparse_layers": ()}, "feed-forward size of dense layers is not"),
         ({"sparse_layers": (False,), "intermediate_size": 32}, "no layer uses them"),
     ],
 )

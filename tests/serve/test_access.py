@@ -84,6 +84,8 @@ def test_pages_of_other_sites_may_not_use_the_server(guarded: LiveServer) -> Non
         ("https://evil.example", 403),
         ("http://localhost:1", 403),
         ("null", 403),
+        ("http://[::1", 403),
+        ("", 403),
     ):
         answer = ask(guarded.url + "/v1/models", headers={"origin": origin, "host": own, "x-api-key": KEY})
         assert answer.status == status

@@ -11,6 +11,7 @@ from sampan.errors import ParameterError
 from sampan.serve.anthropic.schema import (
     AnyChoice,
     AutoChoice,
+    ClientTool,
     ContentBlock,
     CountTokensRequest,
     Message,
@@ -20,7 +21,6 @@ from sampan.serve.anthropic.schema import (
     ThinkingBlock,
     ThinkingDisabled,
     ThinkingEnabled,
-    Tool,
     ToolChoice,
     ToolResultBlock,
     ToolUseBlock,
@@ -88,12 +88,12 @@ def messages_of(request: CountTokensRequest) -> tuple[ChatMessage, ...]:
     return tuple(messages)
 
 
-def tools_of(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
+def tools_of(tools: Sequence[ClientTool]) -> tuple[dict[str, Any], ...]:
     """Tools as chat templates take them."""
     return tuple({"type": "function", "function": _function(tool)} for tool in tools)
 
 
-def _function(tool: Tool) -> dict[str, Any]:
+def _function(tool: ClientTool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description

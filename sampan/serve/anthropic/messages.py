@@ -14,18 +14,20 @@ from sampan.engine.options import SamplingOptions
 from sampan.errors import ParameterError
 from sampan.serve.answer import AnswerRequest, answer, tokenizer_of
 from sampan.serve.anthropic.answer import MessageObject, MessageStream
+from sampan.serve.anthropic.answer_schema import MESSAGE_EVENTS, MessageBody, TokenCount
 from sampan.serve.anthropic.conversation import conversation_of
 from sampan.serve.anthropic.schema import CountTokensRequest, MessagesRequest, ThinkingEnabled
 from sampan.serve.blocks import AnswerBlocks, written
 from sampan.serve.bounds import check_bounds
+from sampan.serve.document import whole_or_stream
 from sampan.serve.prompt import prepare_prompt
-from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
+from sampan.serve.streaming import respond_whole, respond_with_events
 from sampan.serve.text.response_format import ResponseFormat
 
 router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
 
 
-@router.post("", responses=STREAM_RESPONSES)
+@router.post("", responses=whole_or_stream(MessageBody, "JSON of this type", *MESSAGE_EVENTS))
 async def create_message(body: MessagesRequest, request: Request) -> Response:
     """Answer a conversation, as Anthropic's Messages API."""
     asked = _answer_request(body)
@@ -36,19 +38,19 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
 
 
 @router.post("/count_tokens")
-async def count_tokens(body: CountTokensRequest, request: Request) -> dict[str, int]:
+async def count_tokens(body: CountTokensRequest, request: Request) -> TokenCount:
     """How many tokens a request's prompt has."""
     conversation = conversation_of(body)
     async with request.app.state.host.lease(body.model) as served:
         prompt = await asyncio.to_thread(prepare_prompt, tokenizer_of(served), conversation)
-    return {"input_tokens": len(prompt.tokens)}
+    return TokenCount(input_tokens=len(prompt.tokens))
 
 
 def _answer_request(body: MessagesRequest) -> AnswerRequest:
     """What the body asks for. ParameterError names what does not go together with the rest."""
-    if isinstance(body.thinking, ThinkingEnabled) and body.thinking.budget_tokens >= body.max_tokens:
+    budget = body.thinking.budget_tokens if isinstance(body.thinking, ThinkingEnabled) else None
+    if budget is not None and budget >= body.max_tokens:
         raise ParameterError("thinking.budget_tokens", "thinking.budget_tokens must be less than max_tokens")
-    format = None if body.output_config is None else body.output_config.format
     options: dict[str, Any] = {
         "max_tokens": body.max_tokens,
         "temperature": body.temperature,
@@ -59,8 +61,16 @@ def _answer_request(body: MessagesRequest) -> AnswerRequest:
     return AnswerRequest(
         prompt=conversation_of(body),
         options=SamplingOptions(**{name: value for name, value in options.items() if value is not None}),
-        format=None if format is None else ResponseFormat.json_schema(format.json_schema),
+        format=_format(body),
+        reasoning_budget=budget,
     )
+
+
+def _format(body: MessagesRequest) -> ResponseFormat | None:
+    wanted = None if body.output_config is None else body.output_config.format
+    if wanted is None:
+        return None
+    return ResponseFormat.json_schema(wanted.json_schema, "output_config.format.schema")
 
 
 async def _whole(body: MessagesRequest, asked: AnswerRequest, request: Request) -> Response:

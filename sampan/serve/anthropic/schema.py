@@ -66,31 +66,31 @@ class ToolResultBlock(Body):
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
 
 
-class UserMessage(Body):
+class UserTurn(Body):
     """A message of the user's, with the results of the calls before it."""
 
     role: Literal["user"]
     content: TextOr[list[Annotated[TextBlock | ToolResultBlock, Discriminator("type")]]]
 
 
-class AssistantMessage(Body):
+class AssistantTurn(Body):
     """A message of the model's."""
 
     role: Literal["assistant"]
     content: TextOr[list[Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Discriminator("type")]]]
 
 
-class SystemMessage(Body):
+class SystemTurn(Body):
     """Instructions that come later than the first ones."""
 
     role: Literal["system"]
     content: TextOr[list[TextBlock]]
 
 
-Message = Annotated[UserMessage | AssistantMessage | SystemMessage, Discriminator("role")]
+Message = Annotated[UserTurn | AssistantTurn | SystemTurn, Discriminator("role")]
 
 
-class Tool(Body):
+class ClientTool(Body):
     """A function that the model may call; `input_schema` is the JSON schema of its input."""
 
     type: Literal["custom"] | None = None
@@ -158,7 +158,7 @@ class ThinkingAdaptive(Body):
 Thinking = Annotated[ThinkingEnabled | ThinkingDisabled | ThinkingAdaptive, Discriminator("type")]
 
 
-class JsonSchemaFormat(Body):
+class OutputFormat(Body):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -168,7 +168,7 @@ class JsonSchemaFormat(Body):
 class OutputConfig(Body):
     """Which form the answer has, and how much the model thinks before it."""
 
-    format: JsonSchemaFormat | None = None
+    format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
@@ -184,7 +184,7 @@ class CountTokensRequest(Body):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     system: TextOr[list[TextBlock]] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAXIMUM_TOOLS)] | None = None
+    tools: Annotated[list[ClientTool], Field(max_length=MAXIMUM_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -60,6 +60,7 @@ class ModelHost:
         self._models: dict[str, HostedModel] = {}
         # Who loads, evicts or reserves memory does so alone.
         self._memory_lock = asyncio.Lock()
+        self._compile_lock = asyncio.Lock()
         self._closed = False
         self.budget = memory_budget(settings)
         for model in settings.models or (ModelSettings(reference=DEFAULT_REFERENCE),):
@@ -73,7 +74,7 @@ class ModelHost:
         """Compile the kernels and load the models that are to be there from the start: the first, and those
         with `preload`. Raises what the first failure raises.
         """
-        await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
+        await self._compile()
         for index, entry in enumerate(self._entries()):
             if index == 0 or entry.settings.preload:
                 await self.load(entry.name)
@@ -123,7 +124,8 @@ class ModelHost:
         async with self._memory_lock:
             if entry.leases or entry.preparing is not None:
                 raise ModelBusyError(
-                    f"{entry.name} cannot be unloaded: it has {entry.leases} requests; try again later"
+                    f"{entry.name} cannot be unloaded: {entry.leases} requests have it or wait for it; try "
+                    "again later"
                 )
             if entry.served is not None:
                 await self._evict(entry, "asked for")
@@ -184,8 +186,14 @@ class ModelHost:
         entry.error, entry.ready = None, entry.leases > 0
         return served
 
+    async def _compile(self) -> None:
+        # One at a time: whoever comes second finds the kernels compiled.
+        async with self._compile_lock:
+            await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
+
     async def _load(self, entry: HostedModel) -> ServedModel:
         started = time.perf_counter()
+        await self._compile()
         # Fetching and converting take long and little memory: other models load meanwhile.
         progress = partial(_show_progress, entry)
         _, pack = await in_thread(

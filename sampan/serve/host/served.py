@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sampan.engine.worker import EngineWorker
+from sampan.errors import UnavailableError
 from sampan.serve.record import RequestRecord, current_record
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from sampan.engine.sequence import Output, RunningSequence
     from sampan.serve.host.rate import TokenRate
     from sampan.serve.metrics import ServerMetrics
+
+_RETRY_S = 1.0
 
 
 class ServedModel:
@@ -29,13 +32,16 @@ class ServedModel:
         self.model = model
         self._metrics = metrics
         self._readers = _Readers(rate)
+        self._stopping = False
         self._worker = EngineWorker(model.engine, self._readers.deliver, f"sampan-engine-{name}")
 
     def start(self, sequence: RunningSequence) -> OutputStream:
         """Queue a new sequence; the stream has what it writes, and closing that cancels the sequence.
 
-        QueueFullError when too many wait, RequestError when the model is being closed.
+        QueueFullError when too many wait, UnavailableError when the model is being stopped.
         """
+        if self._stopping:
+            raise UnavailableError(f"{self.name} is being stopped", _RETRY_S)
         stream = OutputStream(self, sequence, current_record(), self._metrics)
         self._readers.streams[sequence] = stream
         try:
@@ -54,6 +60,7 @@ class ServedModel:
         """End the engine's thread and free the model, from any thread but the event loop's. With `drain`
         sequences may finish, for at most `timeout` seconds.
         """
+        self._stopping = True
         self._worker.stop(drain=drain, timeout=timeout)
         self.model.close()
 

@@ -10,17 +10,22 @@ from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.bounds import check_bounds
+from sampan.serve.document import whole_or_stream
+from sampan.serve.openai.answer_schema import ChatCompletionBody
 from sampan.serve.openai.chat_answer import ChatChunks, ChatCompletion
 from sampan.serve.openai.chat_input import answer_request
 from sampan.serve.openai.chat_schema import ChatRequest
 from sampan.serve.openai.chunks import written
 from sampan.serve.openai.objects import object_head
-from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
+from sampan.serve.streaming import respond_whole, respond_with_events
 
-router = APIRouter()
+router = APIRouter(tags=["OpenAI"])
 
 
-@router.post("/v1/chat/completions", responses=STREAM_RESPONSES)
+@router.post(
+    "/v1/chat/completions",
+    responses=whole_or_stream(ChatCompletionBody, "a chunk, or [DONE]"),
+)
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, as OpenAI's chat completions API."""
     asked = answer_request(body)

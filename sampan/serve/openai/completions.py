@@ -13,19 +13,21 @@ from sampan.errors import ParameterError
 from sampan.serve.answer import AnswerRequest
 from sampan.serve.answers import answer_each
 from sampan.serve.bounds import check_bounds
+from sampan.serve.document import whole_or_stream
+from sampan.serve.openai.answer_schema import CompletionBody
 from sampan.serve.openai.chunks import written
 from sampan.serve.openai.completions_answer import TextChunks, TextCompletion
 from sampan.serve.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from sampan.serve.openai.objects import object_head
-from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
+from sampan.serve.streaming import respond_whole, respond_with_events
 
 if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel
 
-router = APIRouter()
+router = APIRouter(tags=["OpenAI"])
 
 
-@router.post("/v1/completions", responses=STREAM_RESPONSES)
+@router.post("/v1/completions", responses=whole_or_stream(CompletionBody, "a chunk, or [DONE]"))
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
     """Continue texts, as OpenAI's older completions API."""
     asked = _answer_requests(body)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from sampan.errors import ParameterError
 from sampan.serve.answer import tokenizer_of
 from sampan.serve.merge import merge
+from sampan.serve.openai.answer_schema import EmbeddingsBody
 from sampan.serve.openai.embeddings_schema import EmbeddingsRequest
 from sampan.serve.openai.objects import unfinished
 from sampan.serve.sse import to_json
@@ -30,10 +31,10 @@ _AT_ONCE = 16
 
 Vector = NDArray[np.float32]
 
-router = APIRouter()
+router = APIRouter(tags=["OpenAI"])
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", responses={200: {"model": EmbeddingsBody}})
 async def create_embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """Vectors of texts, of length 1, as OpenAI's embeddings API."""
     return await respond_whole(request, _embeddings(body, request))

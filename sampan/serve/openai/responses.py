@@ -12,19 +12,21 @@ from starlette.responses import JSONResponse, Response
 from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.blocks import AnswerBlocks, written
 from sampan.serve.bounds import check_bounds
+from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.chat_schema import TextFormat
 from sampan.serve.openai.responses_answer import ResponseObject, ResponseStream
+from sampan.serve.openai.responses_answer_schema import RESPONSE_EVENTS, ResponseBody
 from sampan.serve.openai.responses_input import answer_request
 from sampan.serve.openai.responses_schema import FunctionChoice, Reasoning, ResponsesRequest, TextConfig
-from sampan.serve.streaming import STREAM_RESPONSES, respond_whole, respond_with_events
+from sampan.serve.streaming import respond_whole, respond_with_events
 
 if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel
 
-router = APIRouter()
+router = APIRouter(tags=["OpenAI"])
 
 
-@router.post("/v1/responses", responses=STREAM_RESPONSES)
+@router.post("/v1/responses", responses=whole_or_stream(ResponseBody, "JSON of this type", *RESPONSE_EVENTS))
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation, as OpenAI's Responses API."""
     asked = answer_request(body)

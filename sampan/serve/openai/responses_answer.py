@@ -95,6 +95,7 @@ class ResponseObject:
             "id": f"resp_{self._number}",
             "object": "response",
             "created_at": self._created_at,
+            "completed_at": None,
             "status": status,
             "error": None,
             "incomplete_details": None,

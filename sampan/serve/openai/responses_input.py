@@ -15,8 +15,8 @@ from sampan.serve.openai.responses_schema import (
     FunctionChoice,
     FunctionTool,
     InputText,
-    JsonSchemaFormat,
     MessageItem,
+    NamedSchemaFormat,
     OutputText,
     ReasoningItem,
     ResponsesRequest,
@@ -64,8 +64,8 @@ def _tool_choice(body: ResponsesRequest) -> str:
 
 def _format(body: ResponsesRequest) -> ResponseFormat | None:
     wanted = None if body.text is None else body.text.format
-    if isinstance(wanted, JsonSchemaFormat):
-        return ResponseFormat.json_schema(wanted.json_schema)
+    if isinstance(wanted, NamedSchemaFormat):
+        return ResponseFormat.json_schema(wanted.json_schema, "text.format.schema")
     return ResponseFormat("json_object") if isinstance(wanted, JsonObjectFormat) else None
 
 

@@ -142,7 +142,7 @@ ToolChoice = Annotated[
 ]
 
 
-class JsonSchemaFormat(Body):
+class NamedSchemaFormat(Body):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -152,7 +152,7 @@ class JsonSchemaFormat(Body):
     strict: bool | None = None
 
 
-Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Discriminator("type")]
+Format = Annotated[TextFormat | JsonObjectFormat | NamedSchemaFormat, Discriminator("type")]
 
 
 class TextConfig(Body):
@@ -168,7 +168,7 @@ class Reasoning(Body):
     effort: Effort | None = None
 
 
-class StreamOptions(Body):
+class ResponseStreamOptions(Body):
     """Obfuscation would hide lengths of deltas behind random text; there is none."""
 
     include_obfuscation: Literal[False] | None = None
@@ -191,7 +191,7 @@ class ResponsesRequest(Body):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None

@@ -15,7 +15,7 @@ from sampan.serve.text.plain import PlainParser
 from sampan.serve.text.reasoning import ReasoningMarks, ReasoningParser
 
 # In this order: marks of later ones occur in templates of earlier ones.
-_CALL_FORMATS = (
+CALL_FORMATS = (
     deepseek.FORMAT_V3,
     deepseek.FORMAT_V31,
     kimi.FORMAT,
@@ -25,7 +25,7 @@ _CALL_FORMATS = (
     hermes.FORMAT,
     llama.FORMAT,
 )
-_REASONING_MARKS = (
+REASONING_MARKS = (
     ReasoningMarks("<think>", "</think>"),
     ReasoningMarks("<seed:think>", "</seed:think>"),
     ReasoningMarks("[THINK]", "[/THINK]"),
@@ -45,7 +45,7 @@ def reasoning_of(tokenizer: Tokenizer, rendered_prompt: str) -> Reasoning | None
     marks for it or the prompt has closed them.
     """
     template = tokenizer.template_source or ""
-    marks = next((marks for marks in _REASONING_MARKS if marks.end in template), None)
+    marks = next((marks for marks in REASONING_MARKS if marks.end in template), None)
     if marks is None:
         return None
     # What the template or a continued message wrote of the answer: what follows the last other control token.
@@ -60,10 +60,10 @@ def call_format_of(tokenizer: Tokenizer) -> CallFormat:
     the template knows no tools, which `sampan.models.tool_prompt` asks for. UnsupportedError for others.
     """
     template = tokenizer.template_source or ""
-    for call_format in _CALL_FORMATS:
+    for call_format in CALL_FORMATS:
         if all(sign in template for sign in call_format.signs):
             return call_format
-    for call_format in _CALL_FORMATS:
+    for call_format in CALL_FORMATS:
         if all(mark in tokenizer.control_tokens for mark in call_format.marks):
             return call_format
     if tokenizer.template_knows_tools:
@@ -96,7 +96,7 @@ def choose_decode(tokenizer: Tokenizer, *, tools: bool) -> Callable[[Sequence[in
     """How to decode an answer where the marks are control tokens: with them, without the other control
     tokens. None: as the engine always does.
     """
-    marks = {text for marks in _REASONING_MARKS for text in (marks.begin, marks.end)}
+    marks = {text for marks in REASONING_MARKS for text in (marks.begin, marks.end)}
     if tools:
         marks |= set(call_format_of(tokenizer).marks)
     hidden = {token for text, token in tokenizer.control_tokens.items() if text not in marks}

@@ -74,10 +74,18 @@ def _grammar(
     if tool_choice == "none" or (tool_choice == "auto" and (not tools or format is None)):
         return None if format is None else (_of_format(format), format.where)
     rules = LarkRules(tokenizer.control_tokens)
+    call_format = call_format_of(tokenizer)
     many = parallel_tool_calls and tool_choice in ("auto", "required")
-    calls = call_format_of(tokenizer).grammar(rules, _chosen(tools, tool_choice), many)
+    calls = call_format.grammar(rules, _chosen(tools, tool_choice), many)
     if tool_choice != "auto" or format is None:
         return LLMatcher.grammar_from_lark(rules.source(calls)), "tool_choice"
+    if format.kind == "lark" and not call_format.parser.begins:
+        # llguidance chooses between two grammars by their first characters.
+        raise ParameterError(
+            format.where,
+            f"{format.where}: this model's calls have no mark of their own, so a grammar cannot be combined "
+            "with tools; set tool_choice",
+        )
     grammars = [
         {"lark_grammar": rules.source(rules.one_of([f"@{_FORMAT}", calls]))},
         *json.loads(_of_format(format))["grammars"],
@@ -106,7 +114,11 @@ def _chosen(tools: Sequence[Mapping[str, Any]], tool_choice: str) -> list[ToolSc
     for number, tool in enumerate(tools):
         schema = ToolSchema.of(tool)
         if tool_choice in ("auto", "required", schema.name):
-            size += len(schema_text(schema.parameters, f"tools[{number}].function.parameters"))
+            where = f"tools[{number}].function.parameters"
+            if schema.parameters["type"] != "object":
+                kind = schema.parameters["type"]
+                raise ParameterError(where, f"{where}: must be of type object, not {kind!r:.40}")
+            size += len(schema_text(schema.parameters, where))
             chosen.append(schema)
     if not chosen:
         wanted = (

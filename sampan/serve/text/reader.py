@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from sampan.engine.text import unfinished
-from sampan.serve.pieces import Piece, ReasoningPiece, TextPiece, ToolArgumentsPiece
+from sampan.serve.pieces import Piece, ToolStartPiece
 
 T = TypeVar("T")
 # A step of a parser that waits for text wherever it must, and ends with a T.
@@ -53,14 +53,13 @@ class Reader:
 
     def _write(self, piece: Piece) -> None:
         """Add a piece; text goes into the last piece where that is of the same kind."""
-        last = self._pieces[-1] if self._pieces else None
-        for kind in (TextPiece, ReasoningPiece, ToolArgumentsPiece):
-            if isinstance(piece, kind):
-                if not piece.text:
-                    return
-                if isinstance(last, kind):
-                    self._pieces[-1] = kind(last.text + piece.text)
-                    return
+        if not isinstance(piece, ToolStartPiece):
+            last = self._pieces[-1] if self._pieces else None
+            if not piece.text:
+                return
+            if type(last) is type(piece) and not isinstance(last, ToolStartPiece | None):
+                self._pieces[-1] = type(piece)(last.text + piece.text)
+                return
         self._pieces.append(piece)
 
     def _take(self, length: int) -> str:

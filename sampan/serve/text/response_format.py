@@ -77,19 +77,19 @@ def check_schema(schema: object, where: str) -> None:
         raise ParameterError(where, f"{where}: a schema must be a JSON object, not {type(schema).__name__}")
     if "x-guidance" in schema:
         raise ParameterError(where, f"{where}: the key 'x-guidance' is not supported in a schema")
-    multiples = [
-        Decimal(str(value))
+    given = [
+        value
         for key, value in _entries(schema, where)
-        if key == "multipleOf" and isinstance(value, int | float) and math.isfinite(value)
+        if key == "multipleOf" and isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    if not multiples:
-        return
-    digits = max(0, *(-int(value.as_tuple().exponent) for value in multiples))
-    if digits > 20 or max(multiples) > MAXIMUM_MULTIPLE:
+    # Before anything is computed with them.
+    multiples = [Decimal(str(value)) for value in given if 0 < value <= MAXIMUM_MULTIPLE]
+    digits = max((-int(value.as_tuple().exponent) for value in multiples), default=0)
+    if len(multiples) < len(given) or digits > 20:
         raise ParameterError(
-            where, f"{where}: a multipleOf is beyond {MAXIMUM_MULTIPLE} or has over 20 digits"
+            where, f"{where}: a multipleOf is not above 0, beyond {MAXIMUM_MULTIPLE} or has over 20 digits"
         )
-    common = math.lcm(*(int(value.scaleb(digits)) for value in multiples))
+    common = math.lcm(*(int(value.scaleb(max(digits, 0))) for value in multiples))
     if common > MAXIMUM_MULTIPLE:
         raise ParameterError(
             where,
@@ -122,4 +122,7 @@ def _check_inline_schemas(grammar: str, where: str) -> None:
             raise ParameterError(
                 where, f"{where}: %json at character {match.start()} of the grammar is not followed by JSON"
             ) from error
-        check_schema(schema, where)
+        try:
+            check_schema(schema, "%json")
+        except ParameterError as error:
+            raise ParameterError(where, f"{where}: {error}") from error

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sampan.errors import ParameterError
 from sampan.serve.anthropic.conversation import messages_of, tools_of
-from sampan.serve.anthropic.schema import MessagesRequest, Tool
+from sampan.serve.anthropic.schema import ClientTool, MessagesRequest
 
 CACHED = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
 
@@ -93,7 +93,7 @@ def test_a_result_may_say_nothing_and_needs_its_call() -> None:
 
 
 def test_tools_have_the_form_of_chat_templates() -> None:
-    tool = Tool.model_validate(
+    tool = ClientTool.model_validate(
         {"name": "look", "input_schema": {"type": "object"}, "description": "Looks.", **CACHED}
     )
     function = {"name": "look", "parameters": {"type": "object"}, "description": "Looks."}

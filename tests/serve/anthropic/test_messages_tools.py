@@ -85,6 +85,21 @@ def test_thinking_is_a_block_of_its_own(client: anthropic.Anthropic, thinking: A
     assert kinds.count("signature") == 1 and kinds.count("thinking") >= 1
 
 
+def test_thinking_ends_with_its_budget(client: anthropic.Anthropic) -> None:
+    """The model's noise would never end it by itself."""
+    thinking: Any = {"type": "enabled", "budget_tokens": 1024}
+    form: Any = {"format": {"type": "json_schema", "schema": {"const": "blue"}}}
+    with client.messages.stream(
+        model="thinker", max_tokens=1500, messages=LOOK, thinking=thinking, output_config=form
+    ) as stream:
+        message = stream.get_final_message()
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    assert message.content[1].text == '"blue"' and message.stop_reason == "end_turn"
+    details = message.usage.output_tokens_details
+    # Marks count as thinking, too.
+    assert details is not None and 1024 <= details.thinking_tokens <= 1024 + len("</think>\n\n")
+
+
 def test_thinking_can_be_switched_off(client: anthropic.Anthropic) -> None:
     message = client.messages.create(**PLAIN | {"max_tokens": 4}, messages=LOOK)
     assert all(block.type == "text" for block in message.content)

@@ -221,7 +221,7 @@ def test_unloading(roomy_folder: Path) -> None:
             async with host.lease("roomy") as served:
                 model = weakref.ref(served.model)
                 await outputs_of(served, new_sequence(served))
-                with pytest.raises(ModelBusyError, match="has 1 requests"):
+                with pytest.raises(ModelBusyError, match="1 requests have it"):
                     await host.unload("roomy")
             del served
             before = host.model_state("roomy")

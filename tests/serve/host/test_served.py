@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sampan.errors import QueueFullError, RequestError
+from sampan.errors import QueueFullError, RequestError, UnavailableError
 from sampan.serve.host.served import ServedModel
 from sampan.serve.record import RequestRecord, begin_record
 from tests.serve.host.hosts import host_of, new_sequence, outputs_of
@@ -144,7 +144,7 @@ def test_streams_end_when_the_model_is_stopped(roomy_folder: Path) -> None:
             async for _ in stream:
                 pass
             assert sequence.finish_reason == "cancelled"
-            with pytest.raises(RequestError):
+            with pytest.raises(UnavailableError):
                 served.start(new_sequence(served))
 
     asyncio.run(run())

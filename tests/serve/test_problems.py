@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from sampan import errors
 from sampan.errors import SampanError
 from sampan.serve.errors import Problem, anthropic_body, error_body, openai_body, problem_of
+from sampan.serve.logs import LOGGER_NAME
 from tests.serve.http_client import ask
 from tests.serve.live_server import LiveServer
 
@@ -90,15 +91,32 @@ def failing(live_server: LiveServer) -> Iterator[LiveServer]:
     app.router.routes[:] = routes
 
 
-def test_a_failure_is_a_500_with_the_id_that_finds_it_in_the_log(
-    failing: LiveServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    logging.getLogger("sampan.serve").propagate = True
+class Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    """What the server logs during a test."""
+    handler = Kept()
+    logging.getLogger(LOGGER_NAME).addHandler(handler)
+    yield handler
+    logging.getLogger(LOGGER_NAME).removeHandler(handler)
+
+
+def test_a_failure_is_a_500_with_the_id_that_finds_it_in_the_log(failing: LiveServer, kept: Kept) -> None:
     answer = ask(failing.url + "/fail", headers={"x-request-id": "find-me"})
     assert answer.status == 500
     assert "find-me" in answer.message
     assert "secret" not in answer.text
-    (record,) = [record for record in caplog.records if record.getMessage() == "request failed"]
+    (record,) = [record for record in kept.records if record.getMessage() == "request failed"]
     assert record.exc_info is not None
     assert vars(record)["fields"]["request_id"] == "find-me"
     assert ask(failing.url + "/v1/messages/fail").json["error"]["type"] == "api_error"
