@@ -16,15 +16,14 @@ import re
 import select
 import socket
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
+from server_process import ServerProcess
 
 import sampan
 from sampan.errors import SampanError
@@ -100,26 +99,6 @@ def completion_tokens(answer: bytes) -> int:
     return int(found.group(1))
 
 
-@contextmanager
-def server(model: str | None, streams: int, context: int) -> Iterator[str]:
-    """The URL of `sampan serve` in a process of its own, which ends with the block."""
-    command = [sys.executable, "-m", "sampan", "serve", *([model] if model else []), "--port", "0"]
-    options = ["--sequences", str(streams), "--context", str(context), "--log-level", "error"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if ready := re.search(r"Sampan serves at (http://\S+)/v1", line):
-                yield ready.group(1)
-                return
-        raise SampanError(f"the server did not start: {''.join(lines).strip()}")
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main() -> None:
     """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -133,14 +112,14 @@ def main() -> None:
     context = -(-(2 * arguments.prompt + 64 + arguments.tokens) // 64) * 64
     engine, served = [], []
     with (
-        server(arguments.model, arguments.streams, context) as url,
+        ServerProcess([arguments.model] if arguments.model else [], context, arguments.streams) as server,
         sampan.load(arguments.model, context=context, sequences=arguments.streams) as model,
     ):
         for number in range(arguments.rounds + 1):
             asked = conversations(arguments.streams, arguments.prompt, number)
             rates = (
                 time_engine(model, asked, arguments.tokens),
-                time_server(url, asked, arguments.tokens),
+                time_server(server.url, asked, arguments.tokens),
             )
             if number:  # the first round touches memory for the first time
                 engine.append(rates[0])

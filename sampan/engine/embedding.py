@@ -51,7 +51,7 @@ class EmbeddingSequence(RunningSequence):
             hidden=True,
         )
 
-    def _receive(self, rows: NDArray[np.float32]) -> None:
+    def _receive(self, rows: NDArray[np.float32], _token: int) -> None:
         # One after the other: the sum does not depend on how the prompt was cut.
         for row in rows:
             self._sum += row

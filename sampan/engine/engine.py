@@ -25,7 +25,7 @@ from sampan.engine.options import SamplingOptions
 from sampan.engine.queue import WaitingQueue
 from sampan.engine.scheduler import PromptTurns, without_followers
 from sampan.engine.sequence import Decode, FinishReason, Output, RunningSequence
-from sampan.engine.span import ModelRunner, rows_by_span
+from sampan.engine.span import ModelRunner, results_by_span
 from sampan.engine.stats import EngineStats
 from sampan.engine.usage import count_routes
 from sampan.errors import ContextError, ParameterError, RequestError
@@ -184,13 +184,13 @@ class Engine:
                 return news + [self._end(sequence, "error", error) for sequence, _ in batch]
             self._note(batch, len(logits), time.perf_counter() - started)
             first = 0
-            parts = rows_by_span(spans, logits, self.runner.hidden)
-            for (sequence, count), rows in zip(batch, parts, strict=True):
+            results = results_by_span(spans, logits, self.runner)
+            for (sequence, count), (rows, token) in zip(batch, results, strict=True):
                 if sequence.expert_usage is not None:
                     own = self.runner.routes[:, first : first + count]
                     sequence.expert_usage += count_routes(own, self.runner.config.expert_count)
                 first += count
-                sequence.advance(count, rows)
+                sequence.advance(count, rows, token)
                 if sequence.pending or sequence.finish_reason is not None:
                     news.append(sequence)
                 if sequence.finish_reason is not None:

@@ -22,6 +22,9 @@ from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
 _SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT]
+# As columns of float32, of which a word has two.
+_DRAW_FLOATS = [2 * k.DRAW_FACTOR, 2 * k.DRAW_TOP_P, 2 * k.DRAW_MIN_P]
+_DRAW_INTEGERS = [k.DRAW_TOP_K, k.DRAW_NUMBER]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Runner:
         self.vocab_size = config.vocab_size
         self.max_batch_tokens = max_batch_tokens
         self.max_experts = most_experts(config, max_experts)
+        self.kv_dtype = kv_dtype
         self._context = context
         self._page_count = page_count
         self._closed = False
@@ -107,6 +111,7 @@ class Runner:
             raise ValueError(f"{tokens} tokens do not fit into a step of {self.max_batch_tokens}")
         page_tables = [np.ascontiguousarray(span.pages, np.int64) for span in spans]
         rows: list[tuple[int, ...]] = []
+        draws: list[tuple[float, float, float, int, int]] = []
         touched: list[int] = []
         lengths: list[int] = []
         # By whether the hidden state is wanted: logits come first.
@@ -124,6 +129,8 @@ class Runner:
             rows.append((first, count, start, pages.ctypes.data, slot))
             first += count
             wanted[span.hidden] += range(first - span.row_count, first)
+            if not span.hidden:
+                draws += [_draw(span, self.vocab_size)] * span.row_count
         step.spans[: len(spans), _SPAN_FIELDS] = rows
         np.concatenate([span.tokens for span in spans], out=step.ids[:tokens])
         step.positions[:tokens] = np.arange(tokens)
@@ -133,6 +140,9 @@ class Runner:
         if self.config.sparse_count:
             step.expert_counts[:tokens] = np.repeat([s.dial.count_for(self.config) for s in spans], counts)
             step.expert_masses[:tokens] = np.repeat([s.dial.mass for s in spans], counts)
+        if draws:
+            step.draws[: len(draws), _DRAW_INTEGERS] = [draw[3:] for draw in draws]
+            step.draws.view(np.float32)[: len(draws), _DRAW_FLOATS] = [draw[:3] for draw in draws]
         outputs = wanted[False] + wanted[True]
         step.output_rows[: len(outputs)] = outputs
         step.words[k.STEP_TOKENS] = tokens
@@ -171,6 +181,12 @@ class Runner:
         words = self._program.step.words
         return self._program.hidden[words[k.STEP_LOGITS] : words[k.STEP_OUTPUTS]]
 
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """See `ModelRunner`."""
+        step = self._program.step
+        return step.draws[: step.words[k.STEP_LOGITS], k.DRAW_TOKEN]
+
     def close(self) -> None:
         """Stop the threads; free the KV cache and the buffers."""
         if self._closed:
@@ -179,6 +195,17 @@ class Runner:
         self._pool.close()
         # At once, not when the garbage collector comes: it may be most of the machine's memory.
         del self._cache, self._program, self._pool
+
+
+def _draw(span: Span, vocab_size: int) -> tuple[float, float, float, int, int]:
+    """The fields of `_DRAW_FLOATS` and `_DRAW_INTEGERS` for a row of logits of this span."""
+    options = span.sampling
+    if options is None:
+        return -1.0, 1.0, 0.0, 0, 0
+    greedy = options.temperature == 0 or options.top_k == 1
+    factor = 0.0 if greedy else 1 / max(options.temperature, 1e-6)
+    top_k = options.top_k if options.top_k < vocab_size else 0
+    return factor, options.top_p, options.min_p, top_k, span.number
 
 
 def _check_below(values: NDArray[np.int64], limit: int, what: str) -> None:

@@ -66,15 +66,20 @@ def sample(
 
 def uniform(seed: int, index: int) -> float:
     """A number in [0, 1) with 53 random bits that depends on (seed, index) alone."""
-    return float(_numbers(seed, index // _NUMBERS)[index % _NUMBERS])
+    return random_bits(seed, index) * 2.0**-53
+
+
+def random_bits(seed: int, index: int) -> int:
+    """These 53 bits."""
+    return _numbers(seed, index // _NUMBERS)[index % _NUMBERS]
 
 
 @lru_cache(maxsize=1024)
-def _numbers(seed: int, block: int) -> NDArray[np.float64]:
-    """The first number of each of as many counters in a row."""
+def _numbers(seed: int, block: int) -> list[int]:
+    """The first number of each of so many counters in a row."""
     generator = np.random.Philox(key=seed, counter=block * _NUMBERS)
     raw: NDArray[np.uint64] = generator.random_raw(4 * _NUMBERS)
-    return np.asarray((raw[::4] >> np.uint64(11)) * 2.0**-53)
+    return [int(number) for number in raw[::4] >> np.uint64(11)]
 
 
 def distribution(logits: Floats, options: SamplingOptions) -> tuple[Ids, Floats]:

@@ -80,6 +80,8 @@ class RunningSequence:
         self.expert_usage = expert_usage
         self.pending: deque[Output] = deque()
         self._constraint = constraint
+        self._dial = options.dial
+        self._plain = constraint is None and not options.logit_bias and not options.penalised
         self._eos_ids = frozenset() if options.ignore_eos else eos_ids
         self._text = TextStream(decode, prompt.tolist(), options.stop) if decode is not None else None
 
@@ -124,24 +126,28 @@ class RunningSequence:
 
     def next_span(self, count: int) -> Span:
         """The next `count` tokens for the runner; logits are wanted when nothing is left after them."""
+        last = count == self.uncomputed
         return Span(
             tokens=self.tokens[self.computed : self.computed + count],
             start=self.computed,
             pages=self.pages.pages,
-            outputs="last" if count == self.uncomputed else "none",
-            dial=self.options.dial,
+            outputs="last" if last else "none",
+            dial=self._dial,
+            sampling=self.options if last and self._plain else None,
+            number=sampler.random_bits(self.seed, self.length - self.prompt_length) if last else 0,
         )
 
-    def advance(self, count: int, rows: NDArray[np.float32]) -> None:
-        """The span of the next `count` tokens went through the model, which gave the `rows` that it wanted:
-        choose the next token when the last one's are there.
+    def advance(self, count: int, rows: NDArray[np.float32], token: int = -1) -> None:
+        """The span of the next `count` tokens went through the model, which gave the `rows` that it wanted
+        and may have chosen the `token` that follows: append that one, or choose one when the last row is
+        there.
 
         Whatever goes wrong ends this sequence alone: the others of its step are somebody else's.
         """
         self.computed += count
         self.pages.publish(self.tokens[: self.computed])
         try:
-            self._receive(rows)
+            self._receive(rows, token)
         except Exception as error:
             self.end("error", error)
 
@@ -149,9 +155,9 @@ class RunningSequence:
         """End it; an error is kept for whoever reads this sequence."""
         self.finish_reason, self.error = reason, error
 
-    def _receive(self, rows: NDArray[np.float32]) -> None:
+    def _receive(self, rows: NDArray[np.float32], token: int) -> None:
         for logits in rows:
-            self._append(self._choose(logits), logits)
+            self._append(self._choose(logits) if token < 0 else token, logits)
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         prompt, answer = self.tokens[: self.prompt_length], self.tokens[self.prompt_length : self.length]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sampan.config import ModelConfig
 from sampan.engine.experts import FULL, ExpertDial
+from sampan.engine.options import SamplingOptions
 
 Outputs = Literal["none", "last", "all"]
 
@@ -22,6 +23,9 @@ class Span:
     `tokens`: int32 [n]; `start`: position of tokens[0]; `pages`: int64, page ids that cover positions
     0..start+n; `outputs`: which tokens' logits are wanted, or with `hidden` their hidden states; `dial`: to
     how many experts the tokens are sent.
+
+    `sampling`: how the runner may choose the token that follows the last one, with the random `number` of 53
+    bits, where that depends on the logits alone.
     """
 
     tokens: NDArray[np.int32]
@@ -30,6 +34,8 @@ class Span:
     outputs: Outputs
     dial: ExpertDial = FULL
     hidden: bool = False
+    sampling: SamplingOptions | None = None
+    number: int = 0
 
     @property
     def row_count(self) -> int:
@@ -63,6 +69,13 @@ class ModelRunner(Protocol):
         ...
 
     @property
+    def tokens(self) -> NDArray[np.int64]:
+        """The tokens that were chosen in the last step, one per row of logits; -1 where none was, and
+        engine/sampler.py has to.
+        """
+        ...
+
+    @property
     def page_tokens(self) -> int: ...
 
     @property
@@ -78,14 +91,16 @@ class ModelRunner(Protocol):
     def close(self) -> None: ...
 
 
-def rows_by_span(
-    spans: Sequence[Span], logits: NDArray[np.float32], hidden: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
-    """What each span wanted, of what a step gave them all."""
-    parts = []
-    taken = {False: 0, True: 0}
+def results_by_span(
+    spans: Sequence[Span], logits: NDArray[np.float32], runner: ModelRunner
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """What the last step gave to each span: the rows that it wanted, and the token behind them, or -1."""
+    hidden, tokens = runner.hidden, runner.tokens.tolist()
+    logit_rows = hidden_rows = 0
     for span in spans:
-        first = taken[span.hidden]
-        taken[span.hidden] = end = first + span.row_count
-        parts.append((hidden if span.hidden else logits)[first:end])
-    return parts
+        if span.hidden:
+            yield hidden[hidden_rows : hidden_rows + span.row_count], -1
+            hidden_rows += span.row_count
+        else:
+            first, logit_rows = logit_rows, logit_rows + span.row_count
+            yield logits[first:logit_rows], tokens[logit_rows - 1] if logit_rows > first else -1

@@ -58,6 +58,7 @@ from sampan.kernels.layout import (
     ROUTE,
     ROUTER_LOGITS,
     ROUTER_SLICE,
+    SAMPLE,
     SCRATCH,
     SCRATCH_BYTES,
     SEGMENT_BLOCK_BYTES,
@@ -82,6 +83,7 @@ from sampan.kernels.operators import (
     rope_store,
 )
 from sampan.kernels.router import route, router_logits
+from sampan.kernels.sampling import sample
 from sampan.kernels.simd import (
     atomic_add,
     atomic_compare_exchange,
@@ -148,7 +150,7 @@ def op_units(op: int, step: int) -> int:
 def largest_take(op: int, step: int) -> int:
     """The most units a thread takes at once: enough to hide the exchange, few enough that none waits long."""
     code = load_word(op, OP_CODE)
-    if code == ATTENTION or code == ROUTER_LOGITS or code == DISPATCH_TOKENS:  # noqa: SIM109
+    if code == ATTENTION or code == ROUTER_LOGITS or code == DISPATCH_TOKENS or code == SAMPLE:  # noqa: SIM109
         return 1
     if code == EXPERT_GATE_UP_OP or code == EXPERT_DOWN_OP:  # noqa: SIM109
         return _TAKE_EXPERT_UNITS
@@ -200,6 +202,8 @@ def run_units(op: int, step: int, first: int, end: int, scratch: int) -> None:
         expert_down(op, first, end)
     elif code == COMBINE:
         combine(op, first, end)
+    elif code == SAMPLE:
+        sample(op, step, first, end, scratch)
 
 
 @kernel

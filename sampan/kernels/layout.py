@@ -28,6 +28,7 @@ COMBINE = 14
 LATENT_STORE = 15
 HEAD_MATMUL = 16
 QUANTIZE = 17
+SAMPLE = 21
 
 # --- fields of an op (word index) ---------------------------------------------------------------------------
 
@@ -186,6 +187,8 @@ STEP_EXPERTS = 8
 STEP_MASSES = 9
 # How many of the outputs, the first ones, get logits; of the others the normed hidden state is wanted.
 STEP_LOGITS = 10
+# Address of how each row with logits is sampled.
+STEP_DRAWS = 11
 
 SPAN_WORDS = 8
 SPAN_FIRST = 0
@@ -193,6 +196,19 @@ SPAN_COUNT = 1
 SPAN_START = 2
 SPAN_PAGES = 3
 SPAN_SLOT = 4
+
+# Float32 1 / temperature: 0 takes the likeliest token, and with less than 0 none is wanted. Int64 number of
+# the likeliest tokens that are kept, 0 for all; float32 share of the weight, and weight relative to the
+# largest, that keep a token; random number of 53 bits. The token that was chosen, or -1.
+DRAW_WORDS = 8
+DRAW_FACTOR = 0
+DRAW_TOP_K = 1
+DRAW_TOP_P = 2
+DRAW_MIN_P = 3
+DRAW_NUMBER = 4
+DRAW_TOKEN = 5
+# More tokens than this are not looked into one by one.
+MAX_CANDIDATES = 4096
 
 # --- the scheduler ------------------------------------------------------------------------------------------
 # Words that different threads write lie 128 bytes apart, so that they never share a cache line.

@@ -45,6 +45,7 @@ class Step:
     pages: NDArray[np.int64]
     slots: NDArray[np.int64]
     output_rows: NDArray[np.int64]
+    draws: NDArray[np.int64]
     spans: NDArray[np.int64]
     cosines: tuple[NDArray[np.float32], ...]
     sines: tuple[NDArray[np.float32], ...]
@@ -83,6 +84,7 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
         pages=integers(rows),
         slots=integers(rows),
         output_rows=integers(rows),
+        draws=np.zeros((rows, k.DRAW_WORDS), np.int64),
         spans=np.zeros((max_spans, k.SPAN_WORDS), np.int64),
         cosines=tuple(np.zeros((rows, rope.dimensions // 2), np.float32) for rope in config.ropes),
         sines=tuple(np.zeros((rows, rope.dimensions // 2), np.float32) for rope in config.ropes),
@@ -93,6 +95,7 @@ def _new_step(config: ModelConfig, rows: int, max_spans: int) -> Step:
     step.words[k.STEP_POSITIONS] = step.positions.ctypes.data
     step.words[k.STEP_PAGES] = step.pages.ctypes.data
     step.words[k.STEP_SLOTS] = step.slots.ctypes.data
+    step.words[k.STEP_DRAWS] = step.draws.ctypes.data
     step.words[k.STEP_SPAN_TABLE] = step.spans.ctypes.data
     step.words[k.STEP_EXPERTS] = step.expert_counts.ctypes.data
     step.words[k.STEP_MASSES] = step.expert_masses.ctypes.data
@@ -107,7 +110,9 @@ def _scratch_bytes(config: ModelConfig) -> int:
     gate_up = (k.GATE_UP_SLICE + k.TILE_SLACK) * k.GATE_UP_STRIDE
     # Scores, selection scores and what groups or chosen experts are worth.
     router = 3 * (config.expert_count + 16) * 4
-    return (max(attention, gate_up, router) + 4095) // 4096 * 4096
+    # A row's weights, their sums by blocks, and candidates twice.
+    sampling = (config.vocab_size + 16) * 5 + 2 * k.MAX_CANDIDATES * 4
+    return (max(attention, gate_up, router, sampling) + 4095) // 4096 * 4096
 
 
 def _most_units(config: ModelConfig, rows: int, context: int, most: int) -> int:
@@ -281,6 +286,8 @@ def build_program(
     words = {k.TARGET: logits.address, k.TARGET_STRIDE: logits.stride, k.FACTOR: float(config.logit_scale)}
     head = pack.matrices["embedding" if config.tied_embeddings else "output"]
     b.emit(k.MATMUL, words | quantized_input(source) | segments([head]), k.STEP_LOGITS)
+    words = {k.SOURCE: logits.address, k.SOURCE_STRIDE: logits.stride, k.COLUMNS: config.vocab_size}
+    b.emit(k.SAMPLE, words, k.STEP_LOGITS)
 
     table = np.ascontiguousarray(np.stack(b.ops))
     return Program(

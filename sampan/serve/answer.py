@@ -62,6 +62,7 @@ async def answer(
             outputs = served.start(choice.sequence)
             stack.push_async_callback(outputs.aclose)
             streams.append(_events(choice, outputs))
+            stack.push_async_callback(streams[-1].aclose)
         yield AnswerStart(first.prompt_length, first.seed)
         merged = await stack.enter_async_context(aclosing(merge(streams)))
         async for _, events in merged:

@@ -86,6 +86,7 @@ class ReferenceRunner:
         self.max_experts = model.config.experts_in_reach
         self.routes = np.empty((0, 0, 0), np.int32)
         self.hidden = np.empty((0, model.config.hidden_size), np.float32)
+        self.tokens = np.empty(0, np.int64)
         self.max_batch_tokens = max_batch_tokens
         self.pages = np.full((page_count, page_tokens), -1, np.int64)
         self.histories = np.zeros((page_count, page_tokens), np.int64)
@@ -125,7 +126,9 @@ class ReferenceRunner:
         if self.config.sparse_count:
             self.routes = np.concatenate(routes, axis=1)
         self.hidden = np.concatenate(hidden)
-        return np.concatenate(rows)
+        logits = np.concatenate(rows)
+        self.tokens = np.full(len(logits), -1)
+        return logits
 
     def _place(self, span: Span, position: int) -> tuple[int, int]:
         return span.pages[position // self.page_tokens], position % self.page_tokens

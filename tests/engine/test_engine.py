@@ -267,9 +267,8 @@ def test_damage_in_one_sequence_spares_the_others(monkeypatch: pytest.MonkeyPatc
 
 def test_damage_is_raised_to_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine()
-    monkeypatch.setattr(
-        engine.runner, "forward", lambda spans: np.full((len(spans), TINY.vocab_size), np.nan, np.float32)
-    )
+    forward = engine.runner.forward
+    monkeypatch.setattr(engine.runner, "forward", lambda spans: np.full_like(forward(spans), np.nan))
     with pytest.raises(SampanError, match="nan"):
         answer(engine, [1], SamplingOptions())
     assert engine.pages.free_count == 24

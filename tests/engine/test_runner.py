@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 
 from sampan.cache.layout import KeyValueType
+from sampan.cache.pages import PagePool
 from sampan.config import ModelConfig
 from sampan.convert.random_pack import random_pack
+from sampan.engine.engine import Engine
+from sampan.engine.options import SamplingOptions
 from sampan.engine.span import Span
 from sampan.formats import Q4, Q4K, Q8, MatrixFormat
 from sampan.models.reference import ReferenceModel
@@ -290,3 +293,40 @@ def test_memory_is_taken_by_use_and_given_back_by_closing(make: Make, open_rando
         assert memory() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {},
+        {"temperature": 1.3, "top_p": 1.0},
+        {"top_k": 7},
+        {"min_p": 0.1, "top_p": 1.0},
+        {"temperature": 8.0, "top_p": 0.999},
+    ],
+    ids=str,
+)
+def test_tokens_chosen_by_the_program_are_those_of_the_sampler(
+    options: dict[str, Any], make: Make, open_random: OpenRandom
+) -> None:
+    """A bias of nothing keeps the program from choosing."""
+    engine = Engine(make(open_random(PLAIN, Q4), 2), PagePool(40), context=320)
+    by_program, by_sampler = (
+        [
+            engine.new_sequence(prompt, SamplingOptions(max_tokens=30, seed=seed, logit_bias=bias, **options))
+            for seed, prompt in enumerate([[1], [2, 3], [4] * 70, [5]])
+        ]
+        for bias in ((), ((0, 0.0),))
+    )
+    chosen = []
+    tokens = type(engine.runner).tokens.fget
+    assert tokens is not None
+    for sequence in [*by_program, *by_sampler]:
+        engine.submit(sequence)
+    while engine.has_work:
+        engine.step()
+        chosen += tokens(engine.runner).tolist()
+    for ours, theirs in zip(by_program, by_sampler, strict=True):
+        assert [output.token for output in ours.pending] == [output.token for output in theirs.pending]
+    assert chosen.count(-1) == 4 * 30

@@ -52,6 +52,7 @@ async def _chunks(body: ChatRequest, asked: AnswerRequest, request: Request) -> 
     async with request.app.state.host.lease(body.model) as served:
         head = object_head("chatcmpl", "chat.completion.chunk", served)
         chunks = ChatChunks(head, asked.n, logprobs=bool(body.logprobs), include_usage=include_usage)
-        async with aclosing(answer(served, asked, client=client, deadline=deadline)) as events:
-            async for chunk in written(request, events, chunks.write):
+        events = answer(served, asked, client=client, deadline=deadline)
+        async with aclosing(written(request, events, chunks.write)) as stream:
+            async for chunk in stream:
                 yield chunk

@@ -17,7 +17,8 @@ from pydantic import (
 from sampan.serve.body import MAXIMUM_TOOLS, Body, TextOr
 from sampan.serve.openai.sampling import SamplingBody
 
-ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}$")]
+CalledName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 # Why parameters of the API have only their neutral value here.
@@ -56,9 +57,9 @@ Content = TextOr[Annotated[list[ContentPart], Field(min_length=1)]]
 
 
 class FunctionCall(Body):
-    """Which function was called, and the JSON text of its arguments."""
+    """Which function was called, and the JSON text of its arguments. The name is what the model wrote."""
 
-    name: ToolName
+    name: CalledName
     arguments: str
 
 

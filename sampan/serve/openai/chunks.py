@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from starlette.requests import Request
 
@@ -60,14 +61,16 @@ class ChunkFrame:
 async def written(
     request: Request, events: AsyncGenerator[Event, None], write: Callable[[Event], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """The chunks of a stream: an empty one once the request is accepted, those that `write` makes of its
-    events, and the mark of the end. What fails after the first becomes a chunk, and nothing follows it.
+    """The chunks of a stream: what `write` makes of its events, the first as soon as the request is accepted,
+    and the mark of the end. What fails after the first becomes a chunk, and nothing follows it. `events` is
+    closed in the end.
     """
-    yield write(await anext(events))
-    try:
-        async for event in events:
-            yield write(event)
-    except Exception as error:
-        yield f"data: {to_json(openai_body(stream_problem(request, error)))}\n\n".encode()
-        return
+    async with aclosing(events):
+        yield write(await anext(events))
+        try:
+            async for event in events:
+                yield write(event)
+        except Exception as error:
+            yield f"data: {to_json(openai_body(stream_problem(request, error)))}\n\n".encode()
+            return
     yield _DONE

@@ -70,8 +70,9 @@ async def _chunks(
         chunks = TextChunks(
             head, _echoes(body, served), logprobs=body.logprobs is not None, include_usage=include_usage
         )
-        async with aclosing(answer_each(served, asked, client=client, deadline=deadline)) as events:
-            async for chunk in written(request, events, chunks.write):
+        events = answer_each(served, asked, client=client, deadline=deadline)
+        async with aclosing(written(request, events, chunks.write)) as stream:
+            async for chunk in stream:
                 yield chunk
 
 

@@ -36,9 +36,12 @@ def object_head(prefix: str, kind: str, served: ServedModel) -> Json:
 
 
 def fingerprint(served: ServedModel) -> str:
-    """Names all that the answer depends on besides the request: Sampan's version and the model's weights."""
+    """Names all that the answer depends on besides the request: Sampan's version, the model's weights, and
+    the precision of its KV cache.
+    """
     pack = served.model.pack
-    parts = [installed_version(), to_json(dict(pack.source)), pack.config.to_json()]
+    source = to_json(dict(pack.source))
+    parts = [installed_version(), source, pack.config.to_json(), served.model.runner.kv_dtype]
     return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

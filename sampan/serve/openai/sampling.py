@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from sampan.engine.options import MAX_SEED, SamplingOptions
+from sampan.errors import ParameterError
 from sampan.serve.body import MAXIMUM_STOPS, Body, StopString
 from sampan.serve.sse import to_json
 from sampan.serve.text.response_format import ResponseFormat
@@ -104,7 +105,12 @@ class SamplingBody(Body):
     user: str | None = None
 
     def sampling_options(self, **others: Any) -> SamplingOptions:
-        """The same for the engine; `others` are options that the APIs write in different ways."""
+        """The same for the engine; `others` are options that the APIs write in different ways.
+
+        ParameterError for `stream_options` of an answer that is none.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise ParameterError("stream_options", "stream_options is only for a stream; usage always comes")
         values: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN_OPTIONS} | others
         if self.stop is not None:
             values["stop"] = tuple(self.stop)

@@ -167,3 +167,15 @@ def test_options_reach_the_engine() -> None:
     assert answer_request(read(logprobs=True)).options.logprobs == 0
     assert answer_request(read(max_tokens=4, max_completion_tokens=4)).options.max_tokens == 4
     assert answer_request(read(stop=["a", "b"])).options.stop == ("a", "b")
+
+
+def test_options_of_a_stream_need_a_stream() -> None:
+    with pytest.raises(ParameterError, match="stream_options"):
+        answer_request(read(stream_options={"include_usage": True}))
+    answer_request(read(stream_options={"include_usage": True}, stream=True))
+
+
+def test_a_call_comes_back_as_the_model_wrote_it() -> None:
+    call = CALL | {"function": {"name": "functions.look at", "arguments": "not JSON"}}
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    assert conversation(messages=messages).messages[0]["tool_calls"] == [call]

@@ -99,6 +99,29 @@ def test_a_call_that_is_cut_short_is_told_as_far_as_it_got(client: openai.OpenAI
     assert cut.choices[0].finish_reason == "length"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_free_answer_ends_with_its_first_call(client: openai.OpenAI, streamed: bool) -> None:
+    """Here a grammar lets the model write nothing but two calls."""
+    call = r'<tool_call>\n\{"name": "pull", "arguments": \{"rope": 1\}\}\n</tool_call>'
+    asked: dict[str, Any] = ASKED | {
+        "tools": TOOLS,
+        "extra_body": {"structured_outputs": {"regex": f"(?:{call}\n){{2}}"}},
+    }
+    both = client.chat.completions.create(**asked)
+    assert calls_of(both) == [("pull", {"rope": 1})] * 2 and both.choices[0].finish_reason == "tool_calls"
+    if streamed:
+        chunks = list(client.chat.completions.create(**asked, parallel_tool_calls=False, stream=True))
+        deltas = [part.delta for chunk in chunks for part in chunk.choices]
+        assert [call.index for delta in deltas for call in delta.tool_calls or [] if call.id] == [0]
+        reason, usage = chunks[-1].choices[0].finish_reason, chunks[-1].usage
+    else:
+        one = client.chat.completions.create(**asked, parallel_tool_calls=False)
+        assert calls_of(one) == [("pull", {"rope": 1})]
+        reason, usage = one.choices[0].finish_reason, one.usage
+    assert reason == "tool_calls" and usage is not None and both.usage is not None
+    assert usage.completion_tokens < both.usage.completion_tokens
+
+
 def test_a_conversation_with_calls_goes_on(client: openai.OpenAI) -> None:
     first = client.chat.completions.create(
         **ASKED, tools=TOOLS, tool_choice="required", parallel_tool_calls=False
