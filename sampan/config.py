@@ -20,8 +20,9 @@ GroupScore = Literal["max", "top2_sum"]
 # Far above any model: a layout is spelled out expert by expert.
 MAXIMUM_EXPERTS = 4096
 MAXIMUM_CONVOLUTION = 16
-# Kernels hold whole vectors of a linear layer's keys and values.
-_LINEAR_LANES = 16
+# Kernels take whole vectors of a linear layer's keys, and pairs of vectors of its values.
+_LINEAR_KEY_UNIT = 16
+_LINEAR_VALUE_UNIT = 32
 
 
 @dataclass(frozen=True)
@@ -340,10 +341,10 @@ class ModelConfig:
                 f"{where}: {self.linear_value_heads} value heads of a linear layer cannot share"
                 f" {self.linear_key_heads} key heads"
             )
-        for name in ("key size", "value size"):
-            if sizes[name] % _LINEAR_LANES:
+        for name, unit in (("key size", _LINEAR_KEY_UNIT), ("value size", _LINEAR_VALUE_UNIT)):
+            if sizes[name] % unit:
                 raise UnsupportedError(
-                    f"{where}: a linear layer's {name} {sizes[name]} is not a multiple of {_LINEAR_LANES}"
+                    f"{where}: a linear layer's {name} {sizes[name]} is not a multiple of {unit}"
                 )
 
     def _check_experts(self, where: str) -> None:

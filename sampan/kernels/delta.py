@@ -5,14 +5,12 @@ moves towards giving v for k, S = decay S + k u with u = beta (v - decay S^T k),
 Value columns do not meet, so a unit owns some of them: its columns of the state stay in the L1 cache while
 all the span's tokens pass, one by one. So the bits do not depend on where a prompt was cut.
 
-In a state slot each head's columns lie in blocks of `BLOCK` vectors, [key_dim][16 * BLOCK], the last block as
-wide as what is left.
+In a state slot each head's columns lie in blocks of two vectors, [key_dim][32].
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -62,8 +60,8 @@ from sampan.kernels.simd import (
     zero_tile,
 )
 
-# Vectors of value columns that a unit of the delta rule covers.
-BLOCK = 2
+# Vectors of value columns that a unit of the delta rule covers: enough to hide the latency of sums.
+VECTORS = 2
 # Tokens that the convolution of every known model reaches over.
 _USUAL_TAPS = 4
 # What is added to the sum of squares that queries and keys are divided by the root of.
@@ -160,66 +158,57 @@ def linear_conv(op: int, step: int, first: int, end: int) -> None:
             _convolve_head(op, span, unit % units)
 
 
-def _make_delta_columns(width: int) -> Any:
-    """The delta rule for `width` vectors of value columns."""
-
-    @kernel
-    def delta_columns(
-        state: int,
-        queries: int,
-        keys: int,
-        values: int,
-        key_dim: int,
-        value_dim: int,
-        betas: int,
-        decays: int,
-        stride: int,
-        count: int,
-    ) -> None:
-        """Replace `count` values by outputs. Floats of a token: queries and keys [key_dim], values
-        [value_dim], one beta and one decay, at stride.
-        """
-        recalled = zero_tile(1, width)
+@kernel
+def _delta_columns(
+    state: int,
+    queries: int,
+    keys: int,
+    values: int,
+    key_dim: int,
+    value_dim: int,
+    betas: int,
+    decays: int,
+    stride: int,
+    count: int,
+) -> None:
+    """Replace `count` values by outputs. Floats of a token: queries and keys [key_dim], values
+    [value_dim], one beta and one decay, at stride.
+    """
+    recalled = zero_tile(1, VECTORS)
+    for i in range(key_dim):
+        row = load_tile(1, VECTORS, state + i * VECTORS * 64, 0)
+        recalled = add_scaled(recalled, row, load_scalar_f32(keys + i * 4))
+    for token in range(count):
+        decay = load_scalar_f32(decays + token * stride)
+        query = queries + token * key_dim * 4
+        key = keys + token * key_dim * 4
+        # What the new state recalls for the next token's key is summed up as the state is written; there
+        # is none behind the last token.
+        following = key if token + 1 == count else key + key_dim * 4
+        value = values + token * value_dim * 4
+        error = add_scaled(load_tile(1, VECTORS, value, 0), recalled, -decay)
+        update = add_scaled(zero_tile(1, VECTORS), error, load_scalar_f32(betas + token * stride))
+        out = zero_tile(1, VECTORS)
+        recalled = zero_tile(1, VECTORS)
+        # Behind the last token the thread mostly goes on with the next columns: ask for them.
+        ahead = state + key_dim * VECTORS * 64 if token + 1 == count else 0
         for i in range(key_dim):
-            row = load_tile(1, width, state + i * width * 64, 0)
-            recalled = add_scaled(recalled, row, load_scalar_f32(keys + i * 4))
-        for token in range(count):
-            decay = load_scalar_f32(decays + token * stride)
-            query = queries + token * key_dim * 4
-            key = keys + token * key_dim * 4
-            # What the new state recalls for the next token's key is summed up as the state is written; there
-            # is none behind the last token.
-            following = key if token + 1 == count else key + key_dim * 4
-            value = values + token * value_dim * 4
-            error = add_scaled(load_tile(1, width, value, 0), recalled, -decay)
-            update = add_scaled(zero_tile(1, width), error, load_scalar_f32(betas + token * stride))
-            out = zero_tile(1, width)
-            recalled = zero_tile(1, width)
-            # Behind the last token the thread mostly goes on with the next columns: ask for them.
-            ahead = state + key_dim * width * 64 if token + 1 == count else 0
-            for i in range(key_dim):
-                if ahead != 0:
-                    for line in range(width):
-                        prefetch(ahead + (i * width + line) * 64)
-                at = state + i * width * 64
-                change = add_scaled(zero_tile(1, width), update, load_scalar_f32(key + i * 4))
-                row = add_scaled(change, load_tile(1, width, at, 0), decay)
-                store_tile(at, 0, 1, row)
-                out = add_scaled(out, row, load_scalar_f32(query + i * 4))
-                recalled = add_scaled(recalled, row, load_scalar_f32(following + i * 4))
-            store_tile(value, 0, 1, out)
-
-    return delta_columns
-
-
-_block_columns = _make_delta_columns(BLOCK)
-_vector_columns = _make_delta_columns(1)
+            if ahead != 0:
+                for line in range(VECTORS):
+                    prefetch(ahead + (i * VECTORS + line) * 64)
+            at = state + i * VECTORS * 64
+            change = add_scaled(zero_tile(1, VECTORS), update, load_scalar_f32(key + i * 4))
+            row = add_scaled(change, load_tile(1, VECTORS, at, 0), decay)
+            store_tile(at, 0, 1, row)
+            out = add_scaled(out, row, load_scalar_f32(query + i * 4))
+            recalled = add_scaled(recalled, row, load_scalar_f32(following + i * 4))
+        store_tile(value, 0, 1, out)
 
 
 @kernel
 def delta_blocks(op: int) -> int:
     """Blocks of value columns that a head has."""
-    return (load_word(op, VALUE_DIM) // 16 + BLOCK - 1) // BLOCK
+    return load_word(op, VALUE_DIM) // (16 * VECTORS)
 
 
 @inlined_kernel
@@ -237,22 +226,24 @@ def delta_rule(op: int, step: int, first: int, end: int) -> None:
     for unit in range(first, end):
         span = load_word(step, STEP_SPAN_TABLE) + unit // (heads * blocks) * SPAN_WORDS * 8
         head = unit // blocks % heads
-        column = unit % blocks * BLOCK * 16
+        column = unit % blocks * VECTORS * 16
         token = load_word(span, SPAN_FIRST)
         key_head = head // (heads // kv_heads)
         query = load_word(op, TARGET) + (key_head * head_rows + token) * key_dim * 4
         values = load_word(op, TARGET) + 2 * kv_heads * head_rows * key_dim * 4
         row = load_word(op, SOURCE) + token * stride + head * 4
-        state = _span_state(op, STATES, span) + (head * value_dim + column) * key_dim * 4
-        key = query + kv_heads * head_rows * key_dim * 4
-        value = values + ((head * head_rows + token) * value_dim + column) * 4
-        beta = row + load_word(op, BETAS)
-        decay = row + load_word(op, DECAYS)
-        count = load_word(span, SPAN_COUNT)
-        if value_dim - column < BLOCK * 16:
-            _vector_columns(state, query, key, value, key_dim, value_dim, beta, decay, stride, count)
-        else:
-            _block_columns(state, query, key, value, key_dim, value_dim, beta, decay, stride, count)
+        _delta_columns(
+            _span_state(op, STATES, span) + (head * value_dim + column) * key_dim * 4,
+            query,
+            query + kv_heads * head_rows * key_dim * 4,
+            values + ((head * head_rows + token) * value_dim + column) * 4,
+            key_dim,
+            value_dim,
+            row + load_word(op, BETAS),
+            row + load_word(op, DECAYS),
+            stride,
+            load_word(span, SPAN_COUNT),
+        )
 
 
 @inlined_kernel

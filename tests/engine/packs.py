@@ -65,7 +65,7 @@ LATENT = replace(
 )
 
 # Linear layers around one with gated attention and half a rotation, a dense MLP below a mixture of experts;
-# value heads that do not fill a block of rows, an odd number of vectors in each head's values.
+# value heads that do not fill a block of rows, three blocks of columns in each head's values.
 HYBRID = replace(
     PLAIN,
     family="qwen3_next",
@@ -79,7 +79,7 @@ HYBRID = replace(
     linear_key_heads=3,
     linear_value_heads=6,
     linear_key_dim=32,
-    linear_value_dim=48,
+    linear_value_dim=96,
     linear_conv_width=4,
     sparse_layers=(False, False, True),
     expert_count=8,

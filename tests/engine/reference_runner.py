@@ -47,7 +47,7 @@ HYBRID = replace(
     linear_key_heads=1,
     linear_value_heads=2,
     linear_key_dim=16,
-    linear_value_dim=16,
+    linear_value_dim=32,
     linear_conv_width=4,
 )
 

@@ -93,23 +93,23 @@ def test_linear_layers_read_and_write_their_states(tmp_path: Path) -> None:
         linear_key_heads=1,
         linear_value_heads=2,
         linear_key_dim=32,
-        linear_value_dim=16,
+        linear_value_dim=32,
         linear_conv_width=3,
     )
     pack = packed(config, tmp_path / "model.pack")
-    # Queries, keys and values have 96 rows, as many as lie in whole blocks; beta and decay fill one each.
-    projections, gates = 96 + 32 + 32, 2 * 16
+    # Beta and decay have two rows each, in a block of 16.
+    projections, gates = (32 + 32 + 64) + 64 + 64, 2 * 16
     attention = 2 * 128 * 64 + 2 * 64 * 64
     mlp = 3 * 96 * 64
     weights = ((projections + gates) * 64 + attention + 128 * 64 + 2 * mlp) * 320 / 512
     weights += 112 * 64 * 320 / 512 + 64 * 320 / 512
-    vectors = 4 * (64 * (2 * 2 + 1) + 3 * 96 + 2 + 2 + 16)
-    states = 2 * 4 * (2 * 32 * 16 + 2 * 96)
+    vectors = 4 * (64 * (2 * 2 + 1) + 3 * 128 + 2 + 2 + 32)
+    states = 2 * 4 * (2 * 32 * 32 + 2 * 128)
     assert decode_bytes(pack, 0, "bf16") == pytest.approx(weights + vectors + states)
     # Only the second layer caches keys and values, and sees no more than its window of 8.
     assert decode_bytes(pack, 50, "bf16") == pytest.approx(weights + vectors + states + 8 * 2 * 2 * 32 * 2)
     matrices = (projections + 2 * 2) * 64 + attention + 128 * 64 + 2 * mlp
-    products = 4 * 2 * 32 * 16 + 3 * 96
+    products = 4 * 2 * 32 * 32 + 3 * 128
     one = 2 * (matrices + 100 * 64 + 2 * 4 * 32 * 1 + products)
     assert prefill_ops(config, 1) == pytest.approx(one)
 

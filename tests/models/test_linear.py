@@ -314,7 +314,7 @@ def test_gguf_keys_that_are_refused(key: str, value: Any, problem: str, tmp_path
         ("qwen3_5", {"linear_num_key_heads": None}, "linear_num_key_heads is missing"),
         ("qwen3_5", {"linear_num_key_heads": 4}, "6 value heads of a linear layer cannot share 4 key heads"),
         ("qwen3_5", {"linear_key_head_dim": 24}, "key size 24 is not a multiple of 16"),
-        ("qwen3_5", {"linear_value_head_dim": 8}, "value size 8 is not a multiple of 16"),
+        ("qwen3_5", {"linear_value_head_dim": 8}, "value size 8 is not a multiple of 32"),
         ("qwen3_5", {"linear_conv_kernel_dim": 17}, "linear_conv_kernel_dim is 17"),
         ("qwen3_5", {"attn_output_gate": False}, "attn_output_gate is False"),
         ("qwen3_5", {"output_gate_type": "sigmoid"}, "output_gate_type is 'sigmoid'"),
