@@ -99,7 +99,7 @@ def tool_input(text: str) -> dict[str, Any]:
     A model that writes something else is quoted under the name that Anthropic's documents have for it.
     """
     try:
-        value = from_json(text or "{}", allow_partial=True)
+        value = from_json(text or "{}", allow_inf_nan=False, allow_partial=True)
     except ValueError:
         value = None
     return value if isinstance(value, dict) else {"INVALID_JSON": text}

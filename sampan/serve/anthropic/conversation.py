@@ -40,13 +40,14 @@ def conversation_of(body: CountTokensRequest) -> Conversation:
         raise ParameterError("messages", "messages ends with tool_use blocks; their tool_result must follow")
     tools = tools_of(body.tools or ())
     choice = body.tool_choice or AutoChoice(type="auto")
+    switched = isinstance(body.thinking, ThinkingEnabled | ThinkingDisabled)
     return Conversation(
         messages=messages,
         tools=tools,
         tool_choice=_tool_choice(choice, tools),
         parallel_tool_calls=isinstance(choice, NoneChoice) or not choice.disable_parallel_tool_use,
         reasoning_effort=_effort(body),
-        effort_parameter="output_config.effort" if body.thinking is None else "thinking",
+        effort_parameter="thinking" if switched else "output_config.effort",
         continue_final=continued,
     )
 

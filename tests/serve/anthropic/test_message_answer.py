@@ -101,6 +101,8 @@ def test_why_an_answer_ended() -> None:
 def test_the_input_of_a_call_is_an_object_whatever_was_written() -> None:
     assert tool_input('{"a": [1, 2') == {"a": [1, 2]}
     assert tool_input("") == {}
+    for text in ('{"a": NaN}', '{"a": "\\ud800"}', '{"a":' * 5000):
+        assert tool_input(text) == {"INVALID_JSON": text}
     assert tool_input("[1]") == {"INVALID_JSON": "[1]"}
     assert tool_input("{a: 1}") == {"INVALID_JSON": "{a: 1}"}
 

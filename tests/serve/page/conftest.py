@@ -34,9 +34,12 @@ expect.set_options(timeout=60_000)
 Visit = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as the system has it; tests that need it fail in CI where there is none."""
+    """Chromium as the system has it; tests that need it fail in CI where there is none.
+
+    For a module only: Playwright keeps an event loop running, in which no other test can run its own.
+    """
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         message = "the page's tests need Chromium: apt-get install chromium"
