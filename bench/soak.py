@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -63,7 +63,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        values = asdict(self)
+        values = asdict(replace(self, outcomes={}))
+        values["outcomes"] = {kind: dict(ends) for kind, ends in self.outcomes.items()}
         values["memory_bytes"] = {"first": self.memory_bytes[0], "last": self.memory_bytes[-1]}
         values["memory_growth"] = self.growth
         return values
