@@ -150,6 +150,8 @@ async def swap_round(url: str, models: list[str], count: int) -> dict[str, float
         for index in range(count):
             model = models[index % 2]
             loads.append(await client.post("/v1/models/load", {"model": model}))
+            if len(loaded_names(url)) != 1:
+                raise SampanError(f"{SWAP_MEMORY} hold both models, so that none was swapped")
             started = time.perf_counter()
             await client.post("/v1/completions", {"model": model, "prompt": "A boat", "max_tokens": 1})
             answers.append(time.perf_counter() - started)
@@ -237,6 +239,12 @@ def served_names(url: str) -> list[str]:
     """What a server calls its models."""
     with urllib.request.urlopen(url + "/v1/models", timeout=30) as response:
         return [str(model["id"]) for model in json.load(response)["data"]]
+
+
+def loaded_names(url: str) -> list[str]:
+    """The models that a server has in memory."""
+    with urllib.request.urlopen(url + "/v1/models", timeout=30) as response:
+        return [str(model["id"]) for model in json.load(response)["data"] if model["state"] != "unloaded"]
 
 
 def print_table(result: dict[str, Any]) -> None:

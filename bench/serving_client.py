@@ -36,7 +36,10 @@ class Client:
     """A server's /v1/completions."""
 
     def __init__(self, url: str, model: str) -> None:
-        self._http = httpx2.AsyncClient(base_url=url, timeout=600)
+        # A new connection for each request: llama.cpp's server drops those that were idle for some seconds.
+        self._http = httpx2.AsyncClient(
+            base_url=url, timeout=600, limits=httpx2.Limits(max_keepalive_connections=0)
+        )
         self._model = model
 
     async def complete(self, prompt: list[int], tokens: int, answer: Answer | None = None) -> Answer:

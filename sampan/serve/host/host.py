@@ -178,7 +178,9 @@ class ModelHost:
             else:
                 async with self._memory_lock:
                     served = entry.served
-                    await self._make_room(entry, measure(served.model))
+                    # Alone, it has had its room since it was loaded; measuring takes ten milliseconds.
+                    if self._others(entry):
+                        await self._make_room(entry, measure(served.model))
         except Exception as error:
             entry.error = str(error) if isinstance(error, SampanError) else repr(error)
             log_event(logging.WARNING, "model not ready", model=entry.name, reason=entry.error)
