@@ -49,7 +49,7 @@ PREFIX_TOKENS = 1000
 LONG_TOKENS = 4000
 LONG_CONTEXT = 8192
 # Room for one model of 135M and its context, not for two.
-SWAP_MEMORY = "400MiB"
+SWAP_MEMORY = "300MiB"
 
 
 def tokenizer_folder(pack: Pack, folder: Path) -> Path:
