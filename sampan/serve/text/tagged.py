@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,17 +48,27 @@ class TaggedCallParser(CallParser):
                 yield from self._argument(self._schemas.get(name, {}), "" if first else ", ")
             ):
                 first = False
-            tag = yield from self._up_to((self.key_begin, self.call_end), self._between)
+            tag = yield from self._up_to((self.key_begin, self.call_end), self._between())
             if tag is None:
                 return
             self._take(len(tag))
         self._arguments("}")
         self._end()
 
-    def _between(self, text: str) -> None:
-        """Text between arguments, where only white space belongs."""
-        if text.strip():
-            self._show(text.strip())
+    def _between(self) -> Callable[[str], None]:
+        """Shows text between arguments, where only white space belongs, without the space around it."""
+        began, space = False, ""
+
+        def write(text: str) -> None:
+            nonlocal began, space
+            # Space is held until it is known that text follows, in whatever cut that comes.
+            text = space + text if began else text.lstrip()
+            shown = text.rstrip()
+            began, space = began or bool(shown), text[len(shown) :]
+            if shown:
+                self._show(shown)
+
+        return write
 
     def _argument(self, schema: Mapping[str, Any], comma: str) -> Reads[bool]:
         """A key and its value; False when there is no value, and nothing was written."""

@@ -115,6 +115,13 @@ def test_any_text_is_read_alike_in_any_cut(name: str, data: st.DataObject) -> No
         assert shown == expected
 
 
+def test_space_between_stray_words_stays_in_any_cut() -> None:
+    text = "<tool_call>\n<function=get_time>\none\n two \n</function>\n</tool_call>"
+    joined = read_in_every_way(lambda: parser("qwen_coder"), text)
+    assert joined.text == "one\n two"
+    assert [call[0] for call in joined.calls] == ["get_time"]
+
+
 def answer(text: str, *calls: tuple[str, ...]) -> Joined:
     """Calls are (name, arguments) or (name, arguments, id)."""
     return Joined(text, "", [[name, *(call_id or [None]), arguments] for name, arguments, *call_id in calls])
