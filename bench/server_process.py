@@ -65,12 +65,12 @@ class ServerProcess:
         self._process.wait()
 
     def anonymous_bytes(self) -> int:
-        """Its own memory: what is resident and no file's."""
+        """Its own memory: what is no file's, in memory or swapped out."""
         assert self._process is not None
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
+        # What the system has moved out of memory still counts.
+        found = re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+) kB", status, re.MULTILINE)
+        return sum(map(int, found)) * 1024
 
 
 class LlamaServerProcess:

@@ -88,6 +88,13 @@ class Clients:
             "unknown parameter": (4, self.unknown_parameter),
         }
 
+    async def fill_cache(self) -> None:
+        """Touch every page of the KV cache, so that its memory is not taken for growth."""
+        for _ in range(2 * SEQUENCES):
+            prompt = [self._random.randrange(1000) for _ in range(CONTEXT - 24)]
+            body = {"model": self._model, "prompt": prompt, "max_tokens": 8}
+            (await self.http.post("/v1/completions", json=body)).raise_for_status()
+
     def pick(self) -> str:
         """A kind of request, as often as its weight says."""
         names = list(self.kinds)
@@ -277,6 +284,7 @@ async def soak(model: str, seconds: float, seed: int) -> Report:
         name = await served_name(server.url)
         await kill_and_restart(server, name, source, report)
         clients = Clients(server.url, name, source)
+        await clients.fill_cache()
         end = time.monotonic() + seconds
         samples = asyncio.create_task(sample_memory(server, report, end, max(seconds / 100, 0.5)))
         await load(clients, report, end)
