@@ -27,6 +27,7 @@ MESSAGES = [{"role": "user", "content": "Hello, boat"}]
 
 def test_generate_is_stream_joined(loaded: sampan.Model) -> None:
     options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 12, "ignore_eos": True}
+    loaded.generate("Hello", **options)  # so that both find the prompt in the prefix cache
     chunks = list(loaded.stream("Hello", **options))
     completion = loaded.generate("Hello", **options)
     last = chunks[-1].completion
