@@ -1,42 +1,33 @@
-"""A checkpoint to a pack: streaming, in memory bounded by one chunk of rows whatever the model's size."""
+"""A checkpoint to a pack: streaming, in memory bounded by a few chunks of rows whatever the model's size."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sampan.convert.check import check_plan
+from sampan.convert.checkpoint import Checkpoint, open_checkpoint
 from sampan.convert.journal import Journal
-from sampan.errors import FormatError, SampanError
-from sampan.formats import BLOCK_ROWS, MatrixFormat
+from sampan.convert.policy import stored_formats
+from sampan.errors import SampanError
+from sampan.formats import MatrixFormat
 from sampan.hub.home import Progress, require_space
-from sampan.models.plan import PlannedTensor, planned_values, transposed_blocks
-from sampan.models.registry import resolve_config, tensor_plan
+from sampan.models.plan import PlannedTensor
 from sampan.models.tokenizer_import import import_tokenizer
-from sampan.weights.columns import permute_columns, permuted_type
-from sampan.weights.detect import open_source
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix, resumable_path
-from sampan.weights.repack import Bits, repack, target_format
-from sampan.weights.source import FLOAT_TYPES, TensorSource
-
-# 16 MB as float32; with its temporaries well under 100 MB, and small enough to stay near the caches.
-CHUNK_WEIGHTS = 1 << 22
-
-# Read at every token, or deciding every token: these lose the most at 4 bits. So do the few rows that say
-# what a linear layer's state takes up and forgets: 4 bits there cost more than 8 bits in all other matrices.
-ALWAYS_EIGHT_BITS = ("embedding", "output")
-ALWAYS_EIGHT_BITS_IN_LAYERS = (".linear.beta", ".linear.decay")
+from sampan.weights.quantize import dequantize, quantize
+from sampan.weights.repack import Bits, RoundRows, repack
 
 
 def convert(
@@ -48,7 +39,7 @@ def convert(
     progress: Progress | None = None,
     resumable: bool = False,
 ) -> None:
-    """Make a pack of a GGUF file or a Hugging Face folder.
+    """Make a pack of a GGUF file or a Hugging Face folder, each weight rounded to the nearest value.
 
     `bits`: for matrices stored as F32, F16 or BF16; quantized ones keep their own width. The embedding and
     the output matrix get 8 bits always. `provenance` goes into the pack's `sampan.source`. Raises
@@ -57,47 +48,34 @@ def convert(
     With `resumable`, for a caller that holds the pack's lock, an interruption leaves a partial pack and a
     journal beside it, and the next call goes on with what is whole in it and of the same source.
     """
-    with closing(open_source(source_path)) as source:
-        state = _file_state(source)
-        config = resolve_config(source)
-        plan = tensor_plan(source, config)
-        check_plan(source, config, plan)
-        tokenizer, tokenizer_config = import_tokenizer(source)
-        contents = PackContents(
-            config,
-            matrices={
-                tensor.name: PlannedMatrix(_format(source, tensor, bits), tensor.rows, tensor.columns)
-                for tensor in plan
-                if tensor.kind == "matrix"
-            },
-            vectors={tensor.name: tensor.rows for tensor in plan if tensor.kind == "vector"},
-            records=pack_layout(config).records,
-            blobs=tokenizer_blobs(tokenizer, tokenizer_config),
-            source={"path": str(source_path), "kind": source.kind, "bits": bits, **(provenance or {})},
+    with open_checkpoint(source_path) as checkpoint:
+        contents = pack_contents(
+            checkpoint,
+            stored_formats(checkpoint, bits),
+            {"path": str(source_path), "kind": checkpoint.source.kind, "bits": bits, **(provenance or {})},
         )
-        require_space(pack_path.parent, contents.nbytes - _allocated(resumable_path(pack_path)))
-        conversion = _Conversion(source, state, plan, contents, bits, progress)
-        if not resumable:
-            with PackWriter(pack_path, contents) as writer:
-                conversion.run(writer, None)
-            return
-        identity = {
-            "source": str(source_path),
-            "bits": bits,
-            "files": [list(entry) for entry in state],
-            "header": hashlib.sha256(contents.header).hexdigest(),
-        }
-        with Journal(pack_path, identity) as journal:
-            if not journal.finished:
-                # Of another source, or of no journal: nothing in it counts.
-                resumable_path(pack_path).unlink(missing_ok=True)
-            try:
-                with PackWriter(pack_path, contents, resumable=True) as writer:
-                    conversion.run(writer, journal)
-            except Exception:
-                journal.remove()
-                raise
-            journal.remove()
+        request = {"source": str(source_path), "bits": bits} if resumable else None
+        with open_conversion(checkpoint, pack_path, contents, request, progress=progress) as conversion:
+            for name in checkpoint.matrices:
+                conversion.write(name)
+
+
+def pack_contents(
+    checkpoint: Checkpoint, formats: Mapping[str, MatrixFormat], source: Mapping[str, Any]
+) -> PackContents:
+    """What a pack of this checkpoint holds, its tokenizer included, with each matrix in the format given."""
+    tokenizer, tokenizer_config = import_tokenizer(checkpoint.source)
+    return PackContents(
+        checkpoint.config,
+        matrices={
+            name: PlannedMatrix(formats[name], tensor.rows, tensor.columns)
+            for name, tensor in checkpoint.matrices.items()
+        },
+        vectors={tensor.name: tensor.rows for tensor in checkpoint.plan if tensor.kind == "vector"},
+        records=pack_layout(checkpoint.config).records,
+        blobs=tokenizer_blobs(tokenizer, tokenizer_config),
+        source=source,
+    )
 
 
 def tokenizer_blobs(tokenizer: bytes, tokenizer_config: Mapping[str, Any]) -> dict[str, bytes]:
@@ -108,34 +86,179 @@ def tokenizer_blobs(tokenizer: bytes, tokenizer_config: Mapping[str, Any]) -> di
     }
 
 
-def _format(source: TensorSource, tensor: PlannedTensor, bits: Bits) -> MatrixFormat:
-    return target_format(_type(source, tensor), _bits(source, tensor, bits))
+@contextlib.contextmanager
+def open_conversion(
+    checkpoint: Checkpoint,
+    pack_path: Path,
+    contents: PackContents,
+    request: Mapping[str, Any] | None = None,
+    *,
+    threads: int = 1,
+    label: str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Conversion]:
+    """A conversion whose vectors are written; the pack is whole when the block ends well. `progress` is
+    called with the label and bytes of matrices.
+
+    With a `request`, for a caller that holds the pack's lock, it is resumable: it begins with what an
+    interrupted one of the same request, source and contents finished, and an interruption leaves as much for
+    the next. StorageError when the disk has no room.
+    """
+    require_space(pack_path.parent, contents.nbytes - _allocated(resumable_path(pack_path)))
+    with ThreadPoolExecutor(threads, "convert") as pool:
+        conversion = Conversion(checkpoint, contents, pool, threads, label or _label(checkpoint), progress)
+        if request is None:
+            with PackWriter(pack_path, contents) as writer:
+                conversion.begin(writer)
+                yield conversion
+                conversion.finish()
+            return
+        identity = {
+            **request,
+            "files": [list(entry) for entry in checkpoint.state],
+            "header": hashlib.sha256(contents.header).hexdigest(),
+        }
+        with Journal(pack_path, identity) as journal:
+            if not journal.finished:
+                # Of another source, or of no journal: nothing in it counts.
+                resumable_path(pack_path).unlink(missing_ok=True)
+            try:
+                with PackWriter(pack_path, contents, resumable=True) as writer:
+                    conversion.begin(writer, journal)
+                    yield conversion
+                    conversion.finish()
+            except Exception:
+                journal.remove()
+                raise
+            journal.remove()
 
 
-def _type(source: TensorSource, tensor: PlannedTensor) -> str:
-    """What the tensor's rows are read as: those of a transposed one exist as floats only."""
-    stored = source.tensors[tensor.sources[0].name].type
-    if tensor.column_permutation is not None:
-        return permuted_type(stored, tensor.column_permutation)
-    return "F32" if tensor.transposed else stored
+class Conversion:
+    """A pack in the making. `write` each matrix of the plan, in any order."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        contents: PackContents,
+        pool: ThreadPoolExecutor,
+        threads: int,
+        label: str,
+        progress: Progress | None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.contents = contents
+        self._pool = pool
+        self._threads = threads
+        self._label = label
+        self._progress = progress
+        self._done = 0
+        self._writer: PackWriter
+        self._journal: Journal | None = None
+
+    def begin(self, writer: PackWriter, journal: Journal | None = None) -> None:
+        """Write the vectors. The caller enters and leaves both."""
+        self._writer, self._journal = writer, journal
+        for tensor in self.checkpoint.plan:
+            if tensor.kind == "vector":
+                writer.write_vector(tensor.name, self.checkpoint.vector(tensor))
+
+    def finish(self) -> None:
+        """Make the pack whole, of a checkpoint that is still the same."""
+        self.checkpoint.require_unchanged()
+        self._writer.finish()
+
+    def keep(self, name: str) -> Any:
+        """Keep a matrix that an earlier run finished, when its bytes are still those it wrote, and return
+        the note that `write` left with it; None when it is to be written.
+        """
+        if self._journal is None or name not in self._journal.finished:
+            return None
+        entry = self._journal.finished[name]
+        if self._writer.checksum(name) != entry.checksum:
+            return None
+        self._writer.keep(name)
+        self._advance(self.contents.matrices[name].nbytes)
+        return entry.note
+
+    def write(
+        self, name: str, round_rows: RoundRows = quantize, note: Callable[[], Any] = lambda: True
+    ) -> Any:
+        """Write a matrix, or keep it as `keep` does. `round_rows` is called with some rows at a time, in
+        `threads` threads, where the stored rows do not map exactly onto the format. The note is asked for
+        once the matrix is written, and returned.
+        """
+        kept = self.keep(name)
+        if kept is not None:
+            return kept
+        checksum = 0
+        for first_row, packed in self._packed(self.checkpoint.matrices[name], round_rows):
+            self._writer.write_matrix(name, first_row, packed)
+            checksum = zlib.crc32(packed.data, checksum)
+            self._advance(packed.nbytes)
+        noted = note()
+        if self._journal is not None:
+            self._writer.flush()
+            self._journal.add(name, checksum, noted)
+        return noted
+
+    def values(self, name: str) -> npt.NDArray[np.float32]:
+        """What a matrix that was written stands for, float32 [rows, columns]."""
+        matrix = self.contents.matrices[name]
+        return dequantize(self._writer.read(name), matrix.format, matrix.rows, matrix.columns)
+
+    def _packed(
+        self, tensor: PlannedTensor, round_rows: RoundRows
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """(first row, records) of a matrix, in order."""
+        type_name = self.checkpoint.stored_type(tensor)
+        format = self.contents.matrices[tensor.name].format
+        stored = self.checkpoint.source.tensors[tensor.sources[0].name].name
+
+        def packed(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+            try:
+                return repack(raw, type_name, len(raw), tensor.columns, format, round_rows, name=stored)
+            except SampanError as error:
+                raise type(error)(f"{self.checkpoint.source.path}: {error}") from error
+
+        chunks = self.checkpoint.chunks(tensor)
+        for first_row, records in _in_order(self._pool, self._threads, packed, chunks):
+            self.checkpoint.release(tensor)
+            yield first_row, records
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._label, self._done, self.contents.matrix_bytes)
 
 
-def _bits(source: TensorSource, tensor: PlannedTensor, bits: Bits) -> Bits:
-    quantized = source.tensors[tensor.sources[0].name].type not in FLOAT_TYPES
-    always = tensor.name in ALWAYS_EIGHT_BITS or tensor.name.endswith(ALWAYS_EIGHT_BITS_IN_LAYERS)
-    return 8 if quantized or always else bits
+def _label(checkpoint: Checkpoint) -> str:
+    return f"converting {checkpoint.source.path.name}"
 
 
-def _file_state(source: TensorSource) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of every file of the source."""
-    state = []
-    for path in source.files:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise FormatError(f"{path}: gone while it is being converted; fetch it again") from error
-        state.append((path.name, stat.st_size, stat.st_mtime_ns))
-    return state
+def _in_order(
+    pool: ThreadPoolExecutor,
+    threads: int,
+    work: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
+    chunks: Iterable[tuple[int, npt.NDArray[np.uint8]]],
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """`work` over the chunks, in their order, in so many threads at once."""
+    if threads == 1:
+        for first_row, raw in chunks:
+            yield first_row, work(raw)
+        return
+    running: deque[tuple[int, Future[npt.NDArray[np.uint8]]]] = deque()
+    try:
+        for first_row, raw in chunks:
+            running.append((first_row, pool.submit(work, raw)))
+            if len(running) > threads:
+                first, future = running.popleft()
+                yield first, future.result()
+        while running:
+            first, future = running.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in running:
+            future.cancel()
 
 
 def _allocated(path: Path) -> int:
@@ -144,130 +267,3 @@ def _allocated(path: Path) -> int:
         return 512 * getattr(path.stat(), "st_blocks", 0)
     except OSError:
         return 0
-
-
-@dataclass
-class _Conversion:
-    """One run over a plan. `state` is the source's files as they were when it was opened."""
-
-    source: TensorSource
-    state: list[tuple[str, int, int]]
-    plan: Sequence[PlannedTensor]
-    contents: PackContents
-    bits: Bits
-    progress: Progress | None
-    done: int = 0
-
-    def run(self, writer: PackWriter, journal: Journal | None) -> None:
-        """Write every tensor, or keep what the journal says is there."""
-        for tensor in self.plan:
-            # Before its first byte: reading a mapping past the end of a file that shrank kills the process.
-            self._require_unchanged()
-            if tensor.kind == "vector":
-                writer.write_vector(tensor.name, _vector(self.source, tensor))
-                continue
-            if journal is not None and self._keep(writer, journal, tensor.name):
-                continue
-            checksum = self._convert(writer, tensor)
-            if journal is not None:
-                writer.flush()
-                journal.add(tensor.name, checksum)
-        self._require_unchanged()
-        writer.finish()
-
-    def _keep(self, writer: PackWriter, journal: Journal, name: str) -> bool:
-        """Keep a matrix that an earlier run finished, when its bytes are still those it wrote."""
-        if name not in journal.finished or writer.checksum(name) != journal.finished[name]:
-            return False
-        writer.keep(name)
-        self._advance(self.contents.matrices[name].nbytes)
-        return True
-
-    def _convert(self, writer: PackWriter, tensor: PlannedTensor) -> int:
-        checksum = 0
-        for first_row, packed in _packed_chunks(self.source, tensor, _bits(self.source, tensor, self.bits)):
-            writer.write_matrix(tensor.name, first_row, packed)
-            checksum = zlib.crc32(packed.data, checksum)
-            for part in tensor.sources:
-                self.source.release(part.name)
-            self._advance(packed.nbytes)
-        return checksum
-
-    def _advance(self, size: int) -> None:
-        self.done += size
-        if self.progress is not None:
-            self.progress(f"converting {self.source.path.name}", self.done, self.contents.matrix_bytes)
-
-    def _require_unchanged(self) -> None:
-        for before, now in zip(self.state, _file_state(self.source), strict=True):
-            if before != now:
-                raise FormatError(
-                    f"{self.source.path}: {before[0]} changed while it was being converted; convert it again"
-                )
-
-
-def _vector(source: TensorSource, tensor: PlannedTensor) -> npt.NDArray[np.float32]:
-    vector = planned_values(source, tensor)
-    if not np.isfinite(vector).all():
-        raise FormatError(f"{source.path}: {tensor.sources[0].name!r} holds NaN or infinite values")
-    return vector
-
-
-def _packed_chunks(
-    source: TensorSource, tensor: PlannedTensor, bits: Bits
-) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """(first row, records) of a matrix, a bounded number of whole row blocks at a time."""
-    unit = tensor.rows // _block_count(tensor) if tensor.transposed else BLOCK_ROWS
-    rows_at_once = max(CHUNK_WEIGHTS // tensor.columns // unit, 1) * unit
-    info = source.tensors[tensor.sources[0].name]
-    for first_row in range(0, tensor.rows, rows_at_once):
-        stop = min(first_row + rows_at_once, tensor.rows)
-        read = _transposed_rows if tensor.transposed else _raw_rows
-        raw = read(source, tensor, first_row, stop)
-        try:
-            _, packed = repack(
-                raw, _type(source, tensor), len(raw), tensor.columns, bits=bits, name=info.name
-            )
-        except SampanError as error:
-            raise type(error)(f"{source.path}: {error}") from error
-        yield first_row, packed
-
-
-def _raw_rows(source: TensorSource, tensor: PlannedTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
-    """Rows `start:stop` of the pack's matrix as the source stores them: [rows, bytes of a row]."""
-    parts = [
-        source.raw(part.name).reshape(source.tensors[part.name].rows, -1)[part.start : part.stop]
-        for part in tensor.sources
-    ]
-    permutation = tensor.selected_rows
-    if len(parts) == 1:
-        rows = parts[0][start:stop] if permutation is None else parts[0][permutation[start:stop]]
-        if tensor.column_permutation is None:
-            return rows
-        type_name = source.tensors[tensor.sources[0].name].type
-        return permute_columns(rows, type_name, tensor.column_permutation)
-    wanted = np.arange(start, stop) if permutation is None else permutation[start:stop]
-    rows = np.empty((stop - start, parts[0].shape[1]), np.uint8)
-    offset = 0
-    for part in parts:
-        inside = (wanted >= offset) & (wanted < offset + len(part))
-        rows[inside] = part[wanted[inside] - offset]
-        offset += len(part)
-    return rows
-
-
-def _block_count(tensor: PlannedTensor) -> int:
-    assert tensor.row_selection is not None
-    return len(tensor.row_selection) // tensor.transposed
-
-
-def _transposed_rows(
-    source: TensorSource, tensor: PlannedTensor, start: int, stop: int
-) -> npt.NDArray[np.uint8]:
-    """Rows `start:stop` of a transposed matrix, whole blocks of it, as bytes of float32."""
-    assert tensor.row_selection is not None
-    height = tensor.rows // _block_count(tensor)
-    wanted = tensor.row_selection[start // height * tensor.transposed : stop // height * tensor.transposed]
-    first = int(wanted.min())
-    rows = source.float32(tensor.sources[0].name, first, int(wanted.max()) + 1)[wanted - first]
-    return np.ascontiguousarray(transposed_blocks(rows, tensor.transposed)).view(np.uint8)

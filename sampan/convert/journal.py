@@ -1,13 +1,14 @@
 """What an interrupted conversion has finished, so that the next one goes on from there.
 
 Beside the partial pack lies a file of JSON lines: first what is being made of what, then one line per
-finished matrix with a checksum of its bytes. A line is written after its bytes. Bytes that a crash of the
-machine lost do not match their checksum and are made again.
+finished matrix with a checksum of its bytes and a note on it. A line is written after its bytes. Bytes that a
+crash of the machine lost do not match their checksum and are made again.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,34 +36,44 @@ def read_lines(path: Path) -> list[Any]:
     return lines
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished matrix: the checksum of its bytes, and what was noted with it, any JSON value but null."""
+
+    checksum: int
+    note: Any
+
+
 class Journal:
     """The journal of one conversion; a context manager. Its writer must be the only one.
 
     `identity` says what is being made of what: finished matrices of another identity do not count.
-    `finished` has the checksum of each matrix that an earlier run finished.
+    `finished` has each matrix that an earlier run finished.
     """
 
     def __init__(self, pack: Path, identity: dict[str, Any]) -> None:
         self._path = journal_path(pack)
         self._identity = identity
         lines = read_lines(self._path)
-        self.finished: dict[str, int] = {}
+        self.finished: dict[str, Finished] = {}
         if lines and lines[0] == identity:
-            entries = [line for line in lines[1:] if isinstance(line, list) and len(line) == 2]
-            self.finished = {str(name): checksum for name, checksum in entries}
+            entries = [line for line in lines[1:] if isinstance(line, list) and len(line) == 3]
+            self.finished = {str(name): Finished(checksum, note) for name, checksum, note in entries}
 
     def __enter__(self) -> Self:
         with storage_errors(self._path):
             self._file = self._path.open("wb")
-        self._append(self._identity, *([name, checksum] for name, checksum in self.finished.items()))
+        self._append(self._identity)
+        for name, entry in self.finished.items():
+            self.add(name, entry.checksum, entry.note)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, name: str, checksum: int) -> None:
-        """Note that a matrix lies in the partial pack."""
-        self._append([name, checksum])
+    def add(self, name: str, checksum: int, note: Any) -> None:
+        """Say that a matrix lies in the partial pack."""
+        self._append([name, checksum, note])
 
     def remove(self) -> None:
         """Delete the journal: the pack is whole, or is not to be gone on with."""

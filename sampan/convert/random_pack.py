@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.config import ModelConfig
-from sampan.formats import BLOCK_ROWS, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import BLOCK_ROWS, COMPACT_FORMATS, Q4, Q4K, Q8, ZERO_STEPS, MatrixFormat
 from sampan.hub.home import Progress, require_space
+from sampan.weights.compact import scale_byte
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack_writer import PackContents, PackWriter, PlannedMatrix
 from sampan.weights.quantize import as_bytes
@@ -154,6 +155,19 @@ def _fill_q4k(random: np.random.Generator, records: npt.NDArray[Any], columns: i
     records["groups"]["minimum"] = scales
 
 
+def _compact_filler(
+    format: MatrixFormat,
+) -> Callable[[np.random.Generator, npt.NDArray[Any], int], None]:
+    def fill(random: np.random.Generator, records: npt.NDArray[Any], columns: int) -> None:
+        deviation = np.sqrt(((format.largest_code + 1) ** 2 - 1) / 12)
+        scale = _spread(random, records["scale"].shape, 1 / (deviation * np.sqrt(columns)))
+        records["codes"] = random.integers(0, 1 << 32, records["codes"].shape, np.uint32)
+        records["scale"] = scale_byte(scale)
+        records["zero"] = format.largest_code * ZERO_STEPS // 2
+
+    return fill
+
+
 def _spread(random: np.random.Generator, shape: tuple[int, ...], scale: float) -> npt.NDArray[np.float32]:
     """Scales between half and one and a half of `scale`."""
     return (scale * random.uniform(0.5, 1.5, shape)).astype(np.float32)
@@ -163,4 +177,5 @@ _FILL: dict[str, Callable[[np.random.Generator, npt.NDArray[Any], int], None]] =
     Q4.name: _fill_q4,
     Q8.name: _fill_q8,
     Q4K.name: _fill_q4k,
+    **{format.name: _compact_filler(format) for format in COMPACT_FORMATS},
 }

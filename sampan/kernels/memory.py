@@ -16,7 +16,11 @@ _HUGE_PAGE = 1 << 21
 
 def aligned_zeros(size: int) -> NDArray[np.uint8]:
     """`size` zero bytes on a page boundary. Pages become resident when first written."""
-    memory = mmap.mmap(-1, max(size, 1))
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, max(size, 1))
+    else:
+        # Shared with nobody: Linux counts such memory as the process's own, and gives it huge pages.
+        memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if size >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         # Fewer translations to look up; a kernel without huge pages says so, and small ones do.
         with contextlib.suppress(OSError):

@@ -213,6 +213,15 @@ class PackWriter:
                 checksum = zlib.crc32(self._file.read(min(CHECKSUM_BYTES, stop - position)), checksum)
         return checksum
 
+    def read(self, name: str) -> npt.NDArray[np.uint8]:
+        """The records of a matrix that was written. Only of a resumable writer's."""
+        if self._file is None:
+            raise ValueError(f"{self._path}: not being written")
+        start, stop = self._contents.places[name]
+        with storage_errors(self._path):
+            self._file.seek(len(self._contents.header) + start)
+            return np.frombuffer(self._file.read(stop - start), np.uint8)
+
     def keep(self, name: str) -> None:
         """Count a matrix that the partial file already holds as written."""
         self._unwritten[name] = 0

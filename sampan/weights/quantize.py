@@ -1,7 +1,7 @@
 """Float rows to the pack's records and back. Layouts: sampan/formats.py.
 
-Both quantizers choose the float16 scale first and round the codes against that stored scale, so that a
-weight's error is at most half its scale.
+All quantizers choose the stored scale first and round the codes against it, so that a weight's error is at
+most half its scale.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.errors import FormatError
-from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.weights.compact import dequantize_compact, pack_compact, round_compact
 from sampan.weights.records import (
     RECORDS,
     check_columns,
@@ -23,18 +24,17 @@ from sampan.weights.records import (
     split_nibbles,
 )
 
-Q4_MAX = 15
-Q8_MAX = 127
-
 
 def quantize(
     rows: npt.NDArray[np.float32], format: MatrixFormat, name: str = "matrix"
 ) -> npt.NDArray[np.uint8]:
-    """Quantize float32 rows to `q8` or `q4`. ValueError for `q4k`, which is only ever copied."""
+    """Quantize float32 rows, to nearest. ValueError for `q4k`, which is only ever copied."""
     if format is Q8:
         return quantize_q8(rows, name)
     if format is Q4:
         return quantize_q4(rows, name)
+    if format in COMPACT_FORMATS:
+        return quantize_compact(rows, format, name)
     raise ValueError(f"float weights are not quantized to {format.name}")
 
 
@@ -47,8 +47,8 @@ def quantize_q8(rows: npt.NDArray[np.float32], name: str = "matrix") -> npt.NDAr
     check_columns(name, Q8, rows.shape[1])
     groups = rows.reshape(len(rows), -1, GROUP_SIZE)
     _require_finite(groups, name)
-    scale = _covering_scale(np.abs(groups).max(axis=2), Q8_MAX, name)
-    codes = _codes(groups, scale, -Q8_MAX, Q8_MAX).astype(np.int8)
+    scale = _covering_scale(np.abs(groups).max(axis=2), Q8.largest_code, name)
+    codes = _codes(groups, scale, -Q8.largest_code, Q8.largest_code).astype(np.int8)
     return pack_q8(codes, scale)
 
 
@@ -64,9 +64,23 @@ def quantize_q4(rows: npt.NDArray[np.float32], name: str = "matrix") -> npt.NDAr
     _require_finite(groups, name)
     minimum = _floor_float16(groups.min(axis=2), name)
     above = groups - minimum.astype(np.float32)[..., None]
-    scale = _covering_scale(above.max(axis=2), Q4_MAX, name)
-    codes = _codes(above, scale, 0, Q4_MAX).astype(np.uint8)
+    scale = _covering_scale(above.max(axis=2), Q4.largest_code, name)
+    codes = _codes(above, scale, 0, Q4.largest_code).astype(np.uint8)
     return pack_q4(join_nibbles(as_quads(codes)), scale, minimum)
+
+
+def quantize_compact(
+    rows: npt.NDArray[np.float32], format: MatrixFormat, name: str = "matrix"
+) -> npt.NDArray[np.uint8]:
+    """Quantize float32 [rows, columns] to `q4c`, `q3c` or `q2c` records, returned as bytes.
+
+    `round_compact` has the rule. FormatError (naming the tensor) for weights that are NaN or infinite,
+    UnsupportedError for weights beyond the format's range or when columns % 32 != 0.
+    """
+    check_columns(name, format, rows.shape[1])
+    groups = rows.reshape(len(rows), -1, GROUP_SIZE)
+    _require_finite(groups, name)
+    return pack_compact(*round_compact(groups, format, name), format)
 
 
 def pack_q8(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float16]) -> npt.NDArray[np.uint8]:
@@ -95,6 +109,8 @@ def dequantize(
 ) -> npt.NDArray[np.float32]:
     """The float32 [rows, columns] that the bytes of a packed matrix stand for, in formats.py's formulas."""
     records = packed.view(RECORDS[format.name]).reshape(-1, columns // format.group_columns)
+    if format in COMPACT_FORMATS:
+        return dequantize_compact(records, format, rows).reshape(rows, columns)
     groups_shape = (rows, columns // GROUP_SIZE, GROUP_SIZE)
     codes = separate_rows(records["codes"], rows)
     if format is Q8:

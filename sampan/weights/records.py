@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.errors import UnsupportedError
-from sampan.formats import BLOCK_ROWS, GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import BLOCK_ROWS, COMPACT_FORMATS, GROUP_SIZE, Q2C, Q3C, Q4, Q4K, Q8, MatrixFormat
 
 QUAD_SIZE = 4
 GROUP_QUADS = GROUP_SIZE // QUAD_SIZE
 LOW_NIBBLES = np.uint32(0x0F0F0F0F)
+LOW_TRIPLES = np.uint32(0x07070707)
+LOW_PAIRS = np.uint32(0x03030303)
+LOW_BITS = np.uint32(0x01010101)
 
 Q4_RECORD = np.dtype(
     [
@@ -35,7 +38,21 @@ Q4K_RECORD = np.dtype(
         ("codes", "<u4", (Q4K_GROUPS, GROUP_QUADS // 2, BLOCK_ROWS)),
     ]
 )
-RECORDS: dict[str, np.dtype[Any]] = {Q4.name: Q4_RECORD, Q8.name: Q8_RECORD, Q4K.name: Q4K_RECORD}
+
+
+def _compact_record(format: MatrixFormat) -> np.dtype[Any]:
+    words = (format.record_bytes - 2 * BLOCK_ROWS) // (4 * BLOCK_ROWS)
+    return np.dtype(
+        [("codes", "<u4", (words, BLOCK_ROWS)), ("scale", "u1", BLOCK_ROWS), ("zero", "u1", BLOCK_ROWS)]
+    )
+
+
+RECORDS: dict[str, np.dtype[Any]] = {
+    Q4.name: Q4_RECORD,
+    Q8.name: Q8_RECORD,
+    Q4K.name: Q4K_RECORD,
+    **{format.name: _compact_record(format) for format in COMPACT_FORMATS},
+}
 
 
 def check_columns(name: str, format: MatrixFormat, columns: int) -> None:
@@ -75,3 +92,38 @@ def split_nibbles(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """[..., 4] -> [..., 8], the inverse of `join_nibbles`."""
     quads = np.stack([words & LOW_NIBBLES, words >> np.uint32(4) & LOW_NIBBLES], axis=-1)
     return quads.reshape(*words.shape[:-1], 2 * words.shape[-1])
+
+
+def join_codes(quads: npt.NDArray[np.uint32], format: MatrixFormat) -> npt.NDArray[np.uint32]:
+    """[..., 8] quads of a compact format's codes -> [..., words], as formats.py places them."""
+    if format is Q2C:
+        words = quads[..., 0::4].copy()
+        for place in range(1, 4):
+            words |= quads[..., place::4] << np.uint32(2 * place)
+        return words
+    if format is Q3C:
+        words = quads[..., 0:6:2] | quads[..., 1:6:2] << np.uint32(3)
+        sixth, seventh = quads[..., 6], quads[..., 7]
+        words[..., 0] |= (sixth & LOW_PAIRS) << np.uint32(6)
+        words[..., 1] |= (seventh & LOW_PAIRS) << np.uint32(6)
+        high = (sixth >> np.uint32(2) & LOW_BITS) | (seventh >> np.uint32(1) & LOW_BITS << np.uint32(1))
+        words[..., 2] |= high << np.uint32(6)
+        return words
+    return join_nibbles(quads)
+
+
+def split_codes(words: npt.NDArray[np.uint32], format: MatrixFormat) -> npt.NDArray[np.uint32]:
+    """[..., words] -> [..., 8], the inverse of `join_codes`."""
+    if format is Q2C:
+        quads = words[..., None] >> np.arange(0, 8, 2, dtype=np.uint32) & LOW_PAIRS
+        return quads.reshape(*words.shape[:-1], GROUP_QUADS)
+    if format is Q3C:
+        quads = np.empty((*words.shape[:-1], GROUP_QUADS), np.uint32)
+        quads[..., 0:6:2] = words & LOW_TRIPLES
+        quads[..., 1:6:2] = words >> np.uint32(3) & LOW_TRIPLES
+        high = words[..., 2]
+        for quad, shift in ((6, 6), (7, 7)):
+            low = words[..., quad - 6] >> np.uint32(6) & LOW_PAIRS
+            quads[..., quad] = low | (high >> np.uint32(shift) & LOW_BITS) << np.uint32(2)
+        return quads
+    return split_nibbles(words)

@@ -28,6 +28,9 @@ from sampan.weights.source import FLOAT_TYPES
 
 Bits = Literal[4, 8]
 
+RoundRows = Callable[[npt.NDArray[np.float32], MatrixFormat, str], npt.NDArray[np.uint8]]
+"""Turns float32 rows [rows, columns] into records of a format; the string names the tensor in messages."""
+
 HALF_GROUP = GROUP_SIZE // 2
 Q4_0_BLOCK = np.dtype([("d", "<f2"), ("codes", "<u4", 4)])
 Q4_1_BLOCK = np.dtype([("d", "<f2"), ("m", "<f2"), ("codes", "<u4", 4)])
@@ -53,30 +56,34 @@ def row_bytes(type_name: str, columns: int) -> int:
     return columns // elements * block_bytes
 
 
+def maps_exactly(type_name: str, format: MatrixFormat) -> bool:
+    """Whether `repack` turns rows of a type into a format's records without changing a value."""
+    return type_name in _EXACT and format is target_format(type_name)
+
+
 def repack(
     raw: npt.NDArray[np.uint8],
     type_name: str,
     rows: int,
     columns: int,
+    format: MatrixFormat,
+    round_rows: RoundRows = quantize,
     *,
-    bits: Bits = 8,
     name: str = "matrix",
-) -> tuple[MatrixFormat, npt.NDArray[np.uint8]]:
-    """Turn `rows` stored rows into records of `target_format(type_name, bits)`.
+) -> npt.NDArray[np.uint8]:
+    """Turn `rows` stored rows into records of a format.
 
-    Exact for Q4_0, Q4_1, Q4_K, Q5_0 and Q8_0: `quantize.dequantize` of the result equals ggml's
-    dequantization bit for bit. Other types go through float32. `raw` has rows * row_bytes(type_name, columns)
-    bytes; `name` is for messages. FormatError for NaN or infinite weights and scales, UnsupportedError for
-    rows whose length does not fit the format.
+    Where `maps_exactly`, `quantize.dequantize` of the result equals ggml's dequantization bit for bit. All
+    else goes through float32 and `round_rows`. `raw` has rows * row_bytes(type_name, columns) bytes; `name`
+    is for messages. FormatError for NaN or infinite weights and scales, UnsupportedError for rows whose
+    length does not fit the format.
     """
-    format = target_format(type_name, bits)
     check_columns(name, format, columns)
     blocks = raw.reshape(rows, -1)
-    exact = _EXACT.get(type_name)
-    if exact is not None:
-        return format, exact(np.ascontiguousarray(blocks), name)
+    if maps_exactly(type_name, format):
+        return _EXACT[type_name](np.ascontiguousarray(blocks), name)
     values: npt.NDArray[np.float32] = gguf_dequantize(blocks, GGMLQuantizationType[type_name])
-    return format, quantize(values.reshape(rows, columns), format, name)
+    return round_rows(values.reshape(rows, columns), format, name)
 
 
 def _nibble_words(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

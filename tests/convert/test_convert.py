@@ -21,7 +21,7 @@ from tiny_checkpoints import (
     write_huggingface,
 )
 
-from sampan.convert import convert as convert_module
+from sampan.convert import checkpoint as checkpoint_module
 from sampan.convert.check import check_plan
 from sampan.convert.convert import convert
 from sampan.errors import FormatError, ModelReferenceError, StorageError, UnsupportedError
@@ -90,7 +90,7 @@ def test_the_chunk_size_changes_nothing(
 ) -> None:
     source = write_gguf(tmp_path / "m.gguf", gguf_weights())
     convert(source, tmp_path / "whole.pack")
-    monkeypatch.setattr(convert_module, "CHUNK_WEIGHTS", chunk_weights)
+    monkeypatch.setattr(checkpoint_module, "CHUNK_WEIGHTS", chunk_weights)
     convert(source, tmp_path / "chunked.pack")
     assert (tmp_path / "whole.pack").read_bytes() == (tmp_path / "chunked.pack").read_bytes()
 
@@ -125,11 +125,11 @@ def test_stacked_ranges_and_permutations(tmp_path: Path, monkeypatch: pytest.Mon
     order = np.random.default_rng(5).permutation(96)
     pieces = (SourceRows("blk.0.ffn_up.weight", 90), SourceRows("blk.1.ffn_up.weight", 3, 93))
     monkeypatch.setattr(
-        convert_module,
+        checkpoint_module,
         "tensor_plan",
         Rearranged("layers.0.mlp.up", {"sources": pieces, "row_permutation": order}),
     )
-    monkeypatch.setattr(convert_module, "CHUNK_WEIGHTS", 32 * HIDDEN)
+    monkeypatch.setattr(checkpoint_module, "CHUNK_WEIGHTS", 32 * HIDDEN)
     pack = converted(write_gguf(tmp_path / "m.gguf", weights, "Q8_0"), tmp_path / "m.pack")
     stack = np.concatenate([weights["blk.0.ffn_up.weight"][90:], weights["blk.1.ffn_up.weight"][3:93]])[order]
     stored = gguf_dequantize(gguf_quantize(stack, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0)
@@ -137,7 +137,7 @@ def test_stacked_ranges_and_permutations(tmp_path: Path, monkeypatch: pytest.Mon
 
     order = np.random.default_rng(6).permutation(HIDDEN)
     monkeypatch.setattr(
-        convert_module, "tensor_plan", Rearranged("output_norm", {"row_permutation": order, "add": 1.0})
+        checkpoint_module, "tensor_plan", Rearranged("output_norm", {"row_permutation": order, "add": 1.0})
     )
     pack = converted(tmp_path / "m.gguf", tmp_path / "n.pack")
     np.testing.assert_array_equal(

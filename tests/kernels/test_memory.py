@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sampan.kernels.memory import aligned_zeros, resident_bytes
+from sampan.plan.machine import anonymous_memory
 
 PAGE = mmap.PAGESIZE
 
@@ -43,6 +44,13 @@ def test_blocks_count_by_their_first_byte() -> None:
     assert resident_bytes(buffer, block) == expected * block == 3 * block
     buffer[:] = 1
     assert resident_bytes(buffer, block) == buffer.nbytes
+
+
+def test_a_buffer_is_the_processs_own_memory() -> None:
+    before = anonymous_memory()
+    buffer = aligned_zeros(64 << 20)
+    buffer[:] = 1
+    assert anonymous_memory() - before == pytest.approx(buffer.nbytes, rel=0.1)
 
 
 def test_where_the_system_does_not_tell_everything_counts() -> None:

@@ -77,8 +77,8 @@ def test_runs_that_are_not_at_home_in_blocks_do_not_move_whole() -> None:
 def test_q4_k_goes_into_the_pack_by_its_own_codes() -> None:
     raw = random_rows(np.random.default_rng(6), "Q4_K", ROWS, COLUMNS)
     permutation = turned(128)
-    _, packed = repack(permute_columns(raw, "Q4_K", permutation), "Q4_1", ROWS, COLUMNS)
-    _, plain = repack(raw, "Q4_K", ROWS, COLUMNS)
+    packed = repack(permute_columns(raw, "Q4_K", permutation), "Q4_1", ROWS, COLUMNS, Q4)
+    plain = repack(raw, "Q4_K", ROWS, COLUMNS, Q4K)
     values = dequantize(packed, Q4, ROWS, COLUMNS)
     expected = dequantize(plain, Q4K, ROWS, COLUMNS)[:, permutation]
     spread = np.abs(expected).reshape(ROWS, -1, 32).max(axis=2).repeat(32, axis=1)
@@ -89,4 +89,4 @@ def test_scales_that_overflow_are_refused() -> None:
     raw = random_rows(np.random.default_rng(6), "Q4_K", ROWS, COLUMNS)
     raw[3, :2] = np.array([60000.0], np.float16).view(np.uint8)
     with pytest.raises(FormatError, match="blk"):
-        repack(permute_columns(raw, "Q4_K", turned(128)), "Q4_1", ROWS, COLUMNS, name="blk.0.ssm_out")
+        repack(permute_columns(raw, "Q4_K", turned(128)), "Q4_1", ROWS, COLUMNS, Q4, name="blk.0.ssm_out")
