@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -64,8 +64,10 @@ async def answer(
             streams.append(_events(choice, outputs))
             stack.push_async_callback(streams[-1].aclose)
         yield AnswerStart(first.prompt_length, first.seed)
-        merged = await stack.enter_async_context(aclosing(merge(streams)))
-        async for _, events in merged:
+        batches = streams[0]
+        if len(streams) > 1:
+            batches = await stack.enter_async_context(aclosing(_in_turn(streams)))
+        async for events in batches:
             for event in events:
                 yield event
     yield AnswerUsage(
@@ -74,6 +76,12 @@ async def answer(
         sum(choice.completion_tokens for choice in choices),
         sum(choice.reasoning_tokens for choice in choices),
     )
+
+
+async def _in_turn(streams: Sequence[AsyncGenerator[list[Event], None]]) -> AsyncGenerator[list[Event], None]:
+    async with aclosing(merge(streams)) as merged:
+        async for _, events in merged:
+            yield events
 
 
 async def _events(

@@ -88,6 +88,11 @@ class Choice:
         """Append the events of `pieces`."""
         if not pieces:
             return
+        # The common case first; everything else happens a few times per answer.
+        if not events and self._reports is None and len(pieces) == 1 and type(pieces[0]) is TextPiece:
+            self._unsorted = 0
+            events.append(TextDelta(self._index, pieces[0].text))
+            return
         if isinstance(pieces[0], ReasoningPiece):
             self.reasoning_tokens += self._unsorted
         self._unsorted = 0

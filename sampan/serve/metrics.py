@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sampan.serve.intervals import TokenIntervals
+
 if TYPE_CHECKING:
     from starlette.types import Scope
 
@@ -45,9 +47,13 @@ class ServerMetrics:
             "From a sequence's arrival to its first token.",
             _FIRST_TOKEN_SECONDS,
         )
-        self._inter_token = self._histogram(
-            "inter_token_latency_seconds", "Between two tokens of a sequence.", _TOKEN_SECONDS
+        self._inter_token = TokenIntervals(
+            _PREFIX + "inter_token_latency_seconds",
+            "Between two tokens of a sequence.",
+            _MODEL,
+            _TOKEN_SECONDS,
         )
+        self.registry.register(self._inter_token)
         self._per_token = self._histogram(
             "time_per_output_token_seconds", "The mean of a sequence after its first token.", _TOKEN_SECONDS
         )
@@ -96,7 +102,7 @@ class SequenceTimes:
     def __init__(self, metrics: ServerMetrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
-        self._inter_token = metrics._inter_token.labels(model)
+        self._inter_token = metrics._inter_token.of(model)
         self._arrived = time.monotonic()
         self._first: float | None = None
         self._last = 0.0
@@ -107,9 +113,8 @@ class SequenceTimes:
             self._first = now
             self._metrics._first_token.labels(self._model).observe(now - self._arrived)
             count -= 1
-        else:
-            for _ in range(count):
-                self._inter_token.observe((now - self._last) / count)
+        elif count:
+            self._inter_token.observe((now - self._last) / count, count)
         self._last = now
 
     def ended(self, sequence: RunningSequence, now: float) -> None:

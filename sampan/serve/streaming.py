@@ -85,25 +85,24 @@ class EventStream(Response):
         async with aclosing(self._chunks) as chunks:
             try:
                 async with ClientWatch(receive) as watch:
-                    await send(
-                        {
-                            "type": "http.response.start",
-                            "status": self.status_code,
-                            "headers": self.raw_headers,
-                        }
-                    )
-                    if self._first:
-                        await send({"type": "http.response.body", "body": self._first, "more_body": True})
-                    async for chunk in chunks:
-                        if not chunk:
-                            continue
-                        watch.sending = True
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                        watch.sending = False
-                        watch.sent += 1
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    # A task of its own: each chunk would otherwise wake up through every middleware.
+                    await asyncio.create_task(self._send_all(chunks, send, watch))
             except ClientDisconnect:
                 return
+
+    async def _send_all(self, chunks: AsyncGenerator[bytes, None], send: Send, watch: ClientWatch) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await send(start)
+        if self._first:
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        async for chunk in chunks:
+            if not chunk:
+                continue
+            watch.sending = True
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            watch.sending = False
+            watch.sent += 1
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def respond_with_events(request: Request, chunks: AsyncGenerator[bytes, None]) -> Response:

@@ -135,6 +135,10 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
     async def asend(self, value: None) -> list[Output]:
         """The next list."""
         del value
+        return await self.__anext__()
+
+    async def __anext__(self) -> list[Output]:
+        """The next list."""
         while not self._ready:
             if self.ended:
                 if self._sequence.error is not None:
