@@ -14,16 +14,19 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
 from gguf.quants import quantize as gguf_quantize
 
-from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, Q4, Q4K, Q8, ZERO_STEPS, MatrixFormat
 from sampan.weights.columns import q4_k_as_q4_1
+from sampan.weights.compact import scale_of
 from sampan.weights.quantize import dequantize
-from sampan.weights.records import RECORDS, separate_rows, split_nibbles
+from sampan.weights.records import RECORDS, separate_rows, split_codes, split_nibbles
 from sampan.weights.repack import Q4_0_BLOCK, Q4_1_BLOCK, Q4_K_BLOCK, Q8_0_BLOCK
 
 Bytes = npt.NDArray[np.uint8]
 
-# The smallest type for each format, none of which is larger than its columns allow.
-_TYPES = {Q8.name: "Q8_0", Q4.name: "Q4_1", Q4K.name: "Q4_K"}
+# The smallest type for each format: no type of fewer bits has the codes of the compact ones.
+_TYPES = {Q8.name: "Q8_0", Q4.name: "Q4_1", Q4K.name: "Q4_K"} | dict.fromkeys(
+    (format.name for format in COMPACT_FORMATS), "Q4_1"
+)
 
 # Of a weight of 4 bits, the code of -8 * scale: the minimum that Q4_0 has.
 _Q4_0_MINIMUM = np.float16(-8)
@@ -55,10 +58,12 @@ def as_blocks(packed: Bytes, format: MatrixFormat, rows: int, columns: int, type
     """Records of [rows, columns] as blocks: [rows, bytes of a row]. Of pairs that are not exact, scales and
     minimums are rounded to the type's, or all weights are quantized again.
     """
+    records = packed.view(RECORDS[format.name]).reshape(-1, columns // format.group_columns)
     convert = _EXACT.get((format.name, type_name)) or _ROUNDED.get((format.name, type_name))
     if convert is not None:
-        records = packed.view(RECORDS[format.name]).reshape(-1, columns // format.group_columns)
         return convert(records, rows).reshape(rows, -1).view(np.uint8)
+    if format in COMPACT_FORMATS and type_name == "Q4_1":
+        return _compact_q4_1(records, format, rows).reshape(rows, -1).view(np.uint8)
     values = dequantize(packed, format, rows, columns)
     return np.asarray(gguf_quantize(values, GGMLQuantizationType[type_name]))
 
@@ -94,6 +99,17 @@ def _q4_1(records: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     blocks = np.empty(codes.shape[:2], Q4_1_BLOCK)
     blocks["d"] = separate_rows(records["scale"], rows)
     blocks["m"] = separate_rows(records["minimum"], rows)
+    blocks["codes"] = codes
+    return blocks
+
+
+def _compact_q4_1(records: npt.NDArray[Any], format: MatrixFormat, rows: int) -> npt.NDArray[Any]:
+    """The same codes and scales; a minimum of 13 bits is rounded to the 11 of float16."""
+    codes = _ggml_nibbles(split_codes(separate_rows(records["codes"], rows), format))
+    scale = scale_of(separate_rows(records["scale"], rows))
+    blocks = np.empty(codes.shape[:2], Q4_1_BLOCK)
+    blocks["d"] = scale
+    blocks["m"] = scale * (separate_rows(records["zero"], rows).astype(np.float32) / -ZERO_STEPS)
     blocks["codes"] = codes
     return blocks
 

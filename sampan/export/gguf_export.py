@@ -22,10 +22,11 @@ from sampan.weights.pack import TOKENIZER_BLOB, TOKENIZER_CONFIG_BLOB, Pack
 def export_gguf(pack: Pack, out: Path, *, progress: Progress | None = None) -> Losses:
     """Write a pack as a GGUF file, and say what of it GGUF's types could not hold.
 
-    `q8`, `q4` and `q4k` become Q8_0, Q4_1 (Q4_0 where it holds them) and Q4_K exactly. Experts of a layer are
-    one tensor there; where their formats differ, it has the type that changes them least. FormatError for a
-    pack without a tokenizer, UnsupportedError for a model or tokenizer that llama.cpp has not, StorageError
-    when `out` exists or cannot be written.
+    `q8`, `q4` and `q4k` become Q8_0, Q4_1 (Q4_0 where it holds them) and Q4_K exactly. The compact formats
+    become Q4_1, with minimums rounded to float16. Experts of a layer are one tensor there; where their
+    formats differ, it has the type that changes them least. FormatError for a pack without a tokenizer,
+    UnsupportedError for a model or tokenizer that llama.cpp has not, StorageError when `out` exists or cannot
+    be written.
     """
     losses = Losses()
     tokenizer = _tokenizer_keys(

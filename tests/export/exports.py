@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from sampan.convert.convert import convert
+from sampan.convert.checkpoint import open_checkpoint
+from sampan.convert.convert import convert, open_conversion, pack_contents
+from sampan.formats import MatrixFormat
 from sampan.weights.repack import Bits
 from tests.models.model_files import copy_with_config, golden_config, hub_tokenizer
 
@@ -28,4 +31,14 @@ def golden_pack(case: str, folder: Path, bits: Bits = 8) -> Path:
     """The same as a pack."""
     pack = folder / f"{case}.{bits}.pack"
     convert(golden_folder(case, folder), pack, bits=bits)
+    return pack
+
+
+def pack_in_formats(source: Path, pack: Path, choose: Callable[[str], MatrixFormat]) -> Path:
+    """A pack of a checkpoint with each matrix in the format that `choose` gives for its name."""
+    with open_checkpoint(source) as checkpoint:
+        contents = pack_contents(checkpoint, {name: choose(name) for name in checkpoint.matrices}, {})
+        with open_conversion(checkpoint, pack, contents) as conversion:
+            for name in checkpoint.matrices:
+                conversion.write(name)
     return pack
