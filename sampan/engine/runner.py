@@ -176,6 +176,11 @@ class Runner:
         tokens = self._program.step.words[k.STEP_TOKENS]
         return self._program.routes[:, :tokens]
 
+    def copy_page(self, source: int, target: int) -> None:
+        """See `ModelRunner`."""
+        pages = self._cache.reshape(self._page_count, -1)
+        pages[target] = pages[source]
+
     def clear_state(self, slot: int) -> None:
         """See `ModelRunner`."""
         self._states[slot] = 0
