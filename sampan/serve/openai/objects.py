@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
 from sampan.serve.events import AnswerUsage, ChoiceEnd
-from sampan.serve.operations import installed_version
-from sampan.serve.sse import to_json
 from sampan.serve.unfinished import unfinished
 
 if TYPE_CHECKING:
@@ -25,18 +22,8 @@ def object_head(prefix: str, kind: str, served: ServedModel) -> Json:
         "object": kind,
         "created": int(time.time()),
         "model": served.name,
-        "system_fingerprint": fingerprint(served),
+        "system_fingerprint": f"fp_{served.fingerprint}",
     }
-
-
-def fingerprint(served: ServedModel) -> str:
-    """Names all that the answer depends on besides the request: Sampan's version, the model's weights, and
-    the precision of its KV cache.
-    """
-    pack = served.model.pack
-    source = to_json(dict(pack.source))
-    parts = [installed_version(), source, pack.config.to_json(), served.model.runner.kv_dtype]
-    return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def usage_object(usage: AnswerUsage) -> Json:
