@@ -89,6 +89,8 @@ def _merges(tokenizer: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _byte_level_keys(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    if not tokenizer["model"]["merges"]:
+        raise _unsupported("it merges nothing, and llama.cpp expects merges")
     return {
         "model": "gpt2",
         "pre": _pre_tokenizer_name(tokenizer),

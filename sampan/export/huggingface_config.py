@@ -96,7 +96,7 @@ def _gemma3(config: ModelConfig) -> Keys:
     return {
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": config.attention_scale**-2,
+        "query_pre_attn_scalar": round(config.attention_scale**-2),
         "sliding_window": max(config.windows),
         "layer_types": kinds,
         "rope_parameters": {

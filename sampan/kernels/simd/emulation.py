@@ -56,6 +56,7 @@ __all__ = [
     "resume_low",
     "resume_signed",
     "round_to_even",
+    "select_less",
     "sleep_microseconds",
     "splat",
     "start_high_signed",
@@ -195,6 +196,10 @@ def vector_max(a: Array, b: Array) -> Array:
 
 def vector_min(a: Array, b: Array) -> Array:
     return np.where(a < b, a, b)
+
+
+def select_less(a: Array, b: Array, chosen: Array, other: Array) -> Array:
+    return np.where(a < b, chosen, other)
 
 
 def vector_abs(a: Array) -> Array:
