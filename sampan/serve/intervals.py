@@ -38,8 +38,8 @@ class Intervals:
 
 
 class TokenIntervals(Collector):
-    """`Intervals` for each value of one label. prometheus_client's own histogram takes locks and looks at every
-    bucket for each observation; this one is for one thread.
+    """`Intervals` for each value of one label. prometheus_client's own histogram takes locks and looks at
+    every bucket for each observation; this one is for one thread.
     """
 
     def __init__(self, name: str, text: str, label: str, bounds: Sequence[float]) -> None:

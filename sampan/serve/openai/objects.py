@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sampan.serve.events import AnswerUsage, ChoiceEnd
 from sampan.serve.operations import installed_version
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sampan.serve.host.served import ServedModel
 
 Json = dict[str, Any]
+
+# A model's configuration takes longer to write than the rest of an answer's beginning.
+_fingerprints: WeakKeyDictionary[ServedModel, str] = WeakKeyDictionary()
 
 
 def object_head(prefix: str, kind: str, served: ServedModel) -> Json:
@@ -33,10 +37,12 @@ def fingerprint(served: ServedModel) -> str:
     """Names all that the answer depends on besides the request: Sampan's version, the model's weights, and
     the precision of its KV cache.
     """
-    pack = served.model.pack
-    source = to_json(dict(pack.source))
-    parts = [installed_version(), source, pack.config.to_json(), served.model.runner.kv_dtype]
-    return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    if served not in _fingerprints:
+        pack = served.model.pack
+        source = to_json(dict(pack.source))
+        parts = [installed_version(), source, pack.config.to_json(), served.model.runner.kv_dtype]
+        _fingerprints[served] = "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return _fingerprints[served]
 
 
 def usage_object(usage: AnswerUsage) -> Json:
