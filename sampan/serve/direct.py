@@ -83,8 +83,10 @@ class ChunkSender:
     async def finish(self) -> None:
         """Wait for what was begun."""
         if self._unfinished is not None:
-            unfinished, self._unfinished = self._unfinished, None
-            await _resumed(unfinished, self._awaited)
+            try:
+                await _resumed(self._unfinished, self._awaited)
+            finally:
+                self._unfinished = None
             self.sent += 1
 
     def close(self) -> None:

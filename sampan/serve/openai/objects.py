@@ -14,12 +14,13 @@ from sampan.serve.sse import to_json
 from sampan.serve.unfinished import unfinished
 
 if TYPE_CHECKING:
+    from sampan.api import Model
     from sampan.serve.host.served import ServedModel
 
 Json = dict[str, Any]
 
 # A model's configuration takes longer to write than the rest of an answer's beginning.
-_fingerprints: WeakKeyDictionary[ServedModel, str] = WeakKeyDictionary()
+_fingerprints: WeakKeyDictionary[Model, str] = WeakKeyDictionary()
 
 
 def object_head(prefix: str, kind: str, served: ServedModel) -> Json:
@@ -37,12 +38,12 @@ def fingerprint(served: ServedModel) -> str:
     """Names all that the answer depends on besides the request: Sampan's version, the model's weights, and
     the precision of its KV cache.
     """
-    if served not in _fingerprints:
-        pack = served.model.pack
-        source = to_json(dict(pack.source))
-        parts = [installed_version(), source, pack.config.to_json(), served.model.runner.kv_dtype]
-        _fingerprints[served] = "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-    return _fingerprints[served]
+    model = served.model
+    if model not in _fingerprints:
+        source = to_json(dict(model.pack.source))
+        parts = [installed_version(), source, model.pack.config.to_json(), model.runner.kv_dtype]
+        _fingerprints[model] = "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return _fingerprints[model]
 
 
 def usage_object(usage: AnswerUsage) -> Json:
