@@ -33,7 +33,7 @@ from bench.dial_plot import Line, Panel, dial_plot
 from sampan.cache.layout import KeyValueType
 from sampan.engine.experts import FULL, ExpertDial
 from sampan.errors import RequestError, SampanError
-from sampan.measure.evaluate import Comparison, compare
+from sampan.measure.compare import Comparison, compare
 from sampan.measure.logits import EngineLogits
 from sampan.measure.speed import decode_rate, experts_used
 from sampan.measure.tally import ExpertTally

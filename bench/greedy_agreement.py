@@ -87,7 +87,10 @@ def run(reference: str | None, count: int) -> dict[str, Any]:
     if local.kind != "gguf":
         raise UnsupportedError(f"{local.reference} is not a GGUF file, which llama.cpp needs")
     results = []
-    with sampan.load(reference, context=count + 256) as model, float32_logits(reference, model) as twin:
+    with (
+        sampan.load(reference, context=count + 256) as model,
+        float32_logits(reference, model.context) as twin,
+    ):
         assert model.tokenizer is not None
         server = llama_cpp_server(str(local.path), count + 256, default_threads())
         for text in PROMPTS:

@@ -1,6 +1,6 @@
 """Record llama.cpp's tokenization in tests/golden/tokenizers.json and say where Sampan's differs.
 
-Needs xllamacpp (`pip install -e '.[bench]'`). `python scripts/make_tokenizer_golden.py [MODEL.gguf]`: with
+Needs xllamacpp (`pip install -e '.[test]'`). `python scripts/make_tokenizer_golden.py [MODEL.gguf]`: with
 the default model's GGUF file its real vocabulary is recorded too. Each pre-tokenizer is recorded over one
 small byte-level vocabulary whose merges cross every word boundary, so that a boundary in the wrong place
 changes the ids; the SentencePiece vocabulary has scores that make greedy and best-score merging differ.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ import xllamacpp
 from tokenizers import Tokenizer as HubTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from sampan.models.pre_tokenizers import PRE_TOKENIZERS
 from sampan.models.tokenizer import Tokenizer
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
+from tests.export.llama_cpp import LlamaCpp
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "tokenizers.json"
 # ruff: noqa: RUF001
@@ -69,24 +72,9 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def llama_cpp_ids(path: Path, parse_special: bool = False) -> list[list[int]]:
-    """llama.cpp's ids of every text, by the tokenize route of its server."""
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(path)
-    parameters.n_ctx = 64
-    parameters.warmup = False
-    parameters.cpuparams.n_threads = 1
-    parameters.port = 0
-    parameters.verbosity = -1
-    server = xllamacpp.Server(parameters)
-    ids = []
-    for text in TEXTS:
-        body = json.dumps({"content": text, "add_special": False, "parse_special": parse_special}).encode()
-        request = urllib.request.Request(
-            server.listening_address + "/tokenize", data=body, headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            ids.append(json.load(answer)["tokens"])
-    return ids
+    """llama.cpp's ids of every text."""
+    model = LlamaCpp(path, context=64)
+    return [model.tokens(text, parse_special=parse_special) for text in TEXTS]
 
 
 def write_model(path: Path, fields: dict[str, Any]) -> None:

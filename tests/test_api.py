@@ -27,6 +27,7 @@ MESSAGES = [{"role": "user", "content": "Hello, boat"}]
 
 def test_generate_is_stream_joined(loaded: sampan.Model) -> None:
     options: dict[str, Any] = {"temperature": 1.0, "seed": 5, "max_tokens": 12, "ignore_eos": True}
+    loaded.generate("Hello", **options)  # so that both find the prompt in the prefix cache
     chunks = list(loaded.stream("Hello", **options))
     completion = loaded.generate("Hello", **options)
     last = chunks[-1].completion
@@ -36,7 +37,7 @@ def test_generate_is_stream_joined(loaded: sampan.Model) -> None:
     assert tuple(itertools.chain(*(chunk.tokens for chunk in chunks))) == completion.tokens
     assert [chunk.finish_reason for chunk in chunks] == [None] * 11 + ["length"]
     assert all(chunk.completion is None for chunk in chunks[:-1])
-    assert completion.usage == sampan.api.Usage(5, 12, loaded.context)
+    assert completion.usage == sampan.api.Usage(5, 12, loaded.context, cached_tokens=4)
     assert completion.seed == 5
     assert json.loads(json.dumps(completion.to_dict()))["usage"]["completion_tokens"] == 12
     assert loaded.engine.pages.free_count == loaded.engine.pages.page_count

@@ -14,7 +14,9 @@ import pytest
 
 from bench import peers
 from sampan.measure.bench import BatchFigure, BenchReport, DecodeFigure, PrefillFigure
-from sampan.measure.evaluate import Divergence, EvalReport, Perplexity
+from sampan.measure.evaluate import EvalReport, Measured
+from sampan.measure.figures import Divergence, Figures, Flips, Perplexity, TopChanges
+from sampan.measure.size import Size
 from sampan.measure.start import StartFigure
 from sampan.plan.machine import MachineReport
 from scripts import update_readme_figures as figures
@@ -30,15 +32,25 @@ BENCH = BenchReport(
     peak_rss_bytes=310_000_000,
 )
 EVAL = EvalReport(
-    "a-model",
     "float32",
-    "text.txt",
+    ("text.txt",),
     4000,
-    511,
     512,
-    Divergence(0.00123, 0.01, 0.05),
-    0.9876,
-    Perplexity(12.3, 12.2),
+    "windows",
+    Measured(
+        "a-model",
+        "bf16",
+        Size(1000, 8.5),
+        Figures(
+            511,
+            Divergence(0.00123, 0.01, 0.05),
+            0.9876,
+            TopChanges(0.01, 0.002, 0.0003, 0.0001),
+            Flips(0.003, 0.002, 0.001),
+            Perplexity(12.3, 12.2),
+        ),
+        (),
+    ),
 )
 
 

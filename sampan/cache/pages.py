@@ -73,6 +73,11 @@ class PagePool:
         del self._idle[page]
         self._used[page] = 1
 
+    def touch(self, page: int) -> None:
+        """Let a page that is idle be the last that is handed out."""
+        if page in self._idle:
+            self._idle[page] = self._idle.pop(page)
+
     def _reclaim(self) -> int:
         page = next(iter(self._idle))
         del self._idle[page]

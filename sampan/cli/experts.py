@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.cli.console import ProgressDisplay, print_json, printable, say
-from sampan.errors import RequestError, StorageError
+from sampan.cli.files import require_writable, write_text
+from sampan.errors import RequestError
 
 if TYPE_CHECKING:
     from sampan.engine.experts import ExpertDial
@@ -28,10 +29,8 @@ def show_experts(
     """Read the text through the model, print what was counted and draw it where `plot` says so."""
     if text is None:
         raise RequestError("--experts needs --text FILE, a text that the model reads")
-    if plot is not None and plot.suffix != ".svg":
-        raise RequestError(f"--plot draws SVG, so {plot} must end in .svg")
-    if plot is not None and not plot.absolute().parent.is_dir():
-        raise RequestError(f"{plot}: there is no such folder")
+    if plot is not None:
+        require_writable("--plot draws SVG", plot, ".svg")
     from sampan.measure.experts import run_experts
 
     given = {} if max_tokens is None else {"max_tokens": max_tokens}
@@ -40,22 +39,12 @@ def show_experts(
     if plot is not None:
         from sampan.measure.heat_map import heat_map
 
-        _write(plot, heat_map(report))
+        write_text(plot, heat_map(report))
         say(f"drew {plot}")
     if as_json:
         print_json(report.to_dict())
     else:
         _print_table(report)
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _print_table(report: ExpertReport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,12 @@ from sampan.cli.arguments import (
     dial_of,
 )
 from sampan.cli.console import ProgressDisplay, print_json, printable, size_text
+from sampan.cli.eval_output import print_eval, write_page
+from sampan.cli.files import require_writable
 from sampan.errors import RequestError
+
+if TYPE_CHECKING:
+    from sampan.cache.layout import KeyValueType
 
 
 def bench(
@@ -57,35 +62,84 @@ def bench(
 def evaluate(
     model: ModelArgument,
     against: Annotated[
-        str, typer.Option(help="Another model, or float32: the same weights before conversion, exactly.")
+        str,
+        typer.Option(
+            help="Another model (float weights: exactly), or float32: the same weights before conversion."
+        ),
     ],
-    text: Annotated[Path, typer.Option(help="A UTF-8 text file to compare the two over.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A UTF-8 text file; repeat for several. The shipped evaluation texts unless given."
+        ),
+    ] = None,
     window: Annotated[int | None, typer.Option(help="Tokens read at a time, each window on its own.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Compare over this many of the text's tokens.")
+        int | None, typer.Option(help="Compare over this many tokens of each text.")
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Compare over the whole text.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Compare over the whole texts.")] = False,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL", help="Measure another model in the same run; repeat for several."),
+    ] = None,
     experts_per_token: ExpertsPerTokenOption = None,
     expert_mass: ExpertMassOption = None,
     threads: ThreadsOption = None,
-    kv: KvOption = KvType.BF16,
+    kv: Annotated[
+        list[KvType] | None, typer.Option(help="Precision of the KV cache; repeat to measure with both.")
+    ] = None,
     as_json: JsonOption = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Write a page with plots, beside plain conversions of the reference to 4 and 8 bits.",
+        ),
+    ] = None,
 ) -> None:
-    """Measure how far a model's next-token distributions are from a reference's over a text."""
+    """Measure how far a model's next-token distributions are from a reference's over texts."""
     if whole and max_tokens is not None:
         raise RequestError("--whole and --max-tokens say two different things; give one of them")
+    others = _named(beside or [])
+    if page is not None:
+        require_writable("--report writes HTML", page, ".html")
+    kv_types: list[KeyValueType] = [kind.value for kind in dict.fromkeys(kv or [KvType.BF16])]
     from sampan.measure.evaluate import run_eval
+    from sampan.measure.text import file_text
 
     given = _given(window=window, max_tokens=max_tokens) | ({"max_tokens": None} if whole else {})
     given["dial"] = dial_of(experts_per_token, expert_mass)
+    texts = [file_text(path) for path in text] if text else None
     with ProgressDisplay() as progress:
         report = run_eval(
-            model, against, text, threads=threads, kv_dtype=kv.value, progress=progress, **given
-        ).to_dict()
+            model,
+            against,
+            texts,
+            threads=threads,
+            kv_types=kv_types,
+            beside=others,
+            baselines=page is not None,
+            progress=progress,
+            **given,
+        )
+    if page is not None:
+        write_page(page, report, model)
     if as_json:
-        print_json(report)
+        print_json(report.to_dict())
     else:
-        _print_eval(report)
+        print_eval(report)
+
+
+def _named(pairs: list[str]) -> dict[str, str]:
+    """NAME=MODEL as a table. RequestError for anything else and for a name that comes twice."""
+    named: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, reference = pair.partition("=")
+        if not (name and separator and reference) or name in named:
+            raise RequestError(f"--beside {pair}: give NAME=MODEL, each name once")
+        named[name] = reference
+    return named
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -102,20 +156,6 @@ def _experts_text(report: dict[str, Any]) -> str:
 
 def _used_text(figure: dict[str, Any]) -> str:
     return f"; {figure['experts_per_token_used']:.2f} experts" if "experts_per_token_used" in figure else ""
-
-
-def _print_eval(report: dict[str, Any]) -> None:
-    kl, perplexity = report["kl"], report["perplexity"]
-    print(printable(f"{report['model']} against {report['against']}"))
-    print(
-        f"tokens      {report['tokens']} of the text's {report['text_tokens']}, {report['window']} at a time"
-    )
-    if "experts" in report:
-        used = report["experts"]["experts_per_token_used"]
-        print(f"experts     {_experts_text(report)}; {used:.2f} used on average")
-    print(f"KL          mean {kl['mean']:.5f}, p99 {kl['p99']:.5f}, p99.9 {kl['p99_9']:.5f} nats")
-    print(f"same top    {report['same_top']:.2%}")
-    print(f"perplexity  {perplexity['model']:.3f}, the reference {perplexity['against']:.3f}")
 
 
 def _print_bench(report: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Engine:
         self.context = min(context, pages.page_count * runner.page_tokens)
         self._decode = decode
         self._eos_ids = eos_ids
-        self._cache = PrefixCache(pages, runner.page_tokens)
+        self._cache = PrefixCache(pages, runner.page_tokens, runner.copy_page)
         self.states = SequenceStates(runner, self._cache) if runner.config.linear_count else None
         self._keep_prefixes = prefix_cache
         self._costs = StepCosts()

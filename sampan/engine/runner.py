@@ -86,9 +86,8 @@ class Runner:
         )
         self._ropes = [inverse_frequencies(rope, context) for rope in config.ropes]
         step = self._program.step.words
-        self._pool = ThreadPool(
-            entry_point(kernel_folder), threads, self._program.ops, step, self._program.scratch_bytes
-        )
+        entry = entry_point(kernel_folder, pack.formats)
+        self._pool = ThreadPool(entry, threads, self._program.ops, step, self._program.scratch_bytes)
 
     def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         """Run the spans in one step, writing their keys and values to their pages.
@@ -175,6 +174,11 @@ class Runner:
             return np.empty((0, 0, 0), np.int32)
         tokens = self._program.step.words[k.STEP_TOKENS]
         return self._program.routes[:, :tokens]
+
+    def copy_page(self, source: int, target: int) -> None:
+        """See `ModelRunner`."""
+        pages = self._cache.reshape(self._page_count, -1)
+        pages[target] = pages[source]
 
     def clear_state(self, slot: int) -> None:
         """See `ModelRunner`."""

@@ -123,7 +123,8 @@ class RunningSequence:
         if prefix is None:
             return 0
         held = self.pages.follow(prefix) if self.pages.growing else self.pages.shared_tokens
-        skipped = max(held - self.computed, 0)
+        held = self.pages.copy_longest(prefix, max(held, self.computed))
+        skipped = held - self.computed
         self.computed += skipped
         self.cached_tokens += skipped
         return skipped

@@ -86,6 +86,10 @@ class ModelRunner(Protocol):
     @property
     def max_batch_tokens(self) -> int: ...
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Make page `target` of the KV cache hold what `source` does now."""
+        ...
+
     @property
     def state_count(self) -> int:
         """State slots, one for each sequence that runs at once; 0 for a model without linear layers."""

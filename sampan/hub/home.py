@@ -36,17 +36,20 @@ def home() -> Path:
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `path` into StorageError with one clear line."""
+def storage_errors(path: Path, *, named: bool = False) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into StorageError with one clear line.
+
+    `named`: the user named the path, and SAMPAN_HOME has no say in it.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"the disk of {path} is full; free some space or set SAMPAN_HOME to another disk"
-            ) from error
+            remedy = "name a place on another disk" if named else "set SAMPAN_HOME to another disk"
+            raise StorageError(f"the disk of {path} is full; free some space or {remedy}") from error
         reason = error.strerror or str(error)
-        raise StorageError(f"cannot write {path}: {reason}; SAMPAN_HOME chooses another folder") from error
+        remedy = "name another place" if named else "SAMPAN_HOME chooses another folder"
+        raise StorageError(f"cannot write {path}: {reason}; {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -73,16 +76,17 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def require_space(folder: Path, size: int) -> None:
-    """Refuse to begin writing `size` bytes that the disk of `folder` cannot take."""
+def require_space(folder: Path, size: int, *, named: bool = False) -> None:
+    """Refuse to begin writing `size` bytes that the disk of `folder` cannot take. `named`: as above."""
     existing = folder
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if size > free:
+        remedy = "name a place on another disk" if named else "set SAMPAN_HOME to another disk"
         raise StorageError(
             f"{folder} needs {size / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free; "
-            "free some space or set SAMPAN_HOME to another disk"
+            f"free some space or {remedy}"
         )
 
 

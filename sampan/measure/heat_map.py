@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from sampan.measure.experts import ExpertReport, LayerUsage
-from sampan.measure.svg import FONT_SIZE, Drawing, along, text_width
+from sampan.measure.grid import LEFT, cell_size, draw_grid
+from sampan.measure.svg import Drawing, along
 
 # Use beside an even one, in powers of two, from at most the first to at least the last; half a power a step.
 _LOW, _HIGH, _STEPS = -3, 3, 12
@@ -14,7 +14,7 @@ _LIGHT = ((228, 238, 247), (74, 148, 200), (8, 44, 100))
 _DARK = ((26, 42, 60), (52, 128, 190), (216, 240, 255))
 _UNUSED = ("#f3c9b5", "#5a2a1c")
 
-_MARGIN, _LEFT, _TOP = 16, 64, 64
+_MARGIN, _TOP = 16, 64
 _LONGEST_TITLE = 90
 
 
@@ -23,12 +23,10 @@ def heat_map(report: ExpertReport) -> str:
     logarithmic scale; experts that were not used have a colour of their own.
     """
     experts = len(report.layers[0].tokens)
-    cell_width = min(max(900 // experts, 5), 26)
-    cell_height = min(max(600 // len(report.layers), 8), 22)
-    right = _LEFT + max(experts * cell_width, 420)
+    cell_width, cell_height = cell_size(len(report.layers), experts)
     bottom = _TOP + len(report.layers) * cell_height
     drawing = Drawing(
-        right + _MARGIN,
+        LEFT + max(experts * cell_width, 420) + _MARGIN,
         bottom + 100,
         f"Experts that {report.model} uses for {report.text}",
         colours=_scale_colours(),
@@ -39,20 +37,13 @@ def heat_map(report: ExpertReport) -> str:
         (_MARGIN, 42),
         f"{report.tokens} tokens, {setting.experts_per_token_used:.2f} of {experts} experts per token",
     )
-    drawing.text((_MARGIN + 6, _TOP + (bottom - _TOP) / 2), "layer", anchor="middle", upwards=True)
-    drawing.text((_LEFT + experts * cell_width / 2, bottom + 36), "expert", anchor="middle")
-    for row in _ticks(len(report.layers), cell_height, FONT_SIZE + 2):
-        middle = _TOP + (row + 0.5) * cell_height + FONT_SIZE / 3
-        drawing.text((_LEFT - 6, middle), str(report.layers[row].layer), anchor="end")
-    for column in _ticks(experts, cell_width, text_width(str(experts)) + 8):
-        drawing.text((_LEFT + (column + 0.5) * cell_width, bottom + 16), str(column), anchor="middle")
-    cells: dict[str, list[tuple[float, float]]] = {}
-    for row, layer in enumerate(report.layers):
-        for expert in range(experts):
-            corner = (_LEFT + expert * cell_width, _TOP + row * cell_height)
-            cells.setdefault(_level(layer, expert), []).append(corner)
-    for level in sorted(cells):
-        drawing.boxes(cells[level], cell_width - 1, cell_height - 1, level)
+    draw_grid(
+        drawing,
+        _TOP,
+        [layer.layer for layer in report.layers],
+        experts,
+        lambda row, expert: _level(report.layers[row], expert),
+    )
     _legend(drawing, bottom + 54)
     return drawing.to_svg()
 
@@ -75,7 +66,7 @@ def _scale_colours() -> dict[str, tuple[str, str]]:
 
 
 def _legend(drawing: Drawing, top: float) -> None:
-    width, x = 20, float(_LEFT)
+    width, x = 20, float(LEFT)
     drawing.boxes([(x, top)], width, 12, "unused")
     drawing.text((x + width / 2, top + 28), "none", anchor="middle")
     x += 2 * width
@@ -86,14 +77,6 @@ def _legend(drawing: Drawing, top: float) -> None:
             label = "even" if power == 0 else f"{2**power}x" if power > 0 else f"1/{2**-power}"
             drawing.text((x + (step + 0.5) * width, top + 28), label, anchor="middle")
     drawing.text((x + (_STEPS + 1.5) * width, top + 11), "of an even use")
-
-
-def _ticks(count: int, size: float, room: float) -> Sequence[int]:
-    """Every how many-th row or column has room for its number, in steps that people count in."""
-    for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
-        if step * size >= room:
-            break
-    return range(0, count, step)
 
 
 def _shortened(text: str) -> str:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sampan.api import Model
+from sampan.config import ModelConfig
 from sampan.engine.experts import FULL, ExpertDial, check_dial
 from sampan.engine.span import Outputs, Span
 from sampan.errors import MachineError
 from sampan.hub.resolve import resolve
 from sampan.measure.tally import ExpertTally
 from sampan.models.reference import ReferenceModel
+from sampan.models.registry import resolve_config
 from sampan.plan.machine import available_memory
 from sampan.weights.detect import open_source
 from sampan.weights.layout import pack_layout
+from sampan.weights.pack import Pack
+from sampan.weights.source import FLOAT_TYPES
 
 
 class LogitSource(Protocol):
@@ -87,20 +92,32 @@ class TwinLogits:
 
 
 @contextlib.contextmanager
-def float32_logits(reference: str | None, model: Model) -> Iterator[TwinLogits]:
-    """The twin of `model` in float32, over the weights as they were before conversion; over the pack's when
-    the reference is a pack. MachineError when they do not fit in memory.
+def float32_logits(reference: str | None, context: int | None = None) -> Iterator[TwinLogits]:
+    """The twin in float32, over a checkpoint's weights as they are, or over a pack's. MachineError when they
+    do not fit in memory.
     """
-    needed = 4 * sum(rows * columns for rows, columns in pack_layout(model.config).matrices.values())
+    local = resolve(reference)
+    if local.kind == "pack":
+        with contextlib.closing(Pack.open(local.path)) as pack:
+            _require_memory(pack.config, local.reference)
+            yield TwinLogits(ReferenceModel.from_pack(pack, context))
+        return
+    with contextlib.closing(open_source(local.path)) as source:
+        _require_memory(resolve_config(source), local.reference)
+        yield TwinLogits(ReferenceModel.from_source(source, context))
+
+
+def _require_memory(config: ModelConfig, name: str) -> None:
+    needed = 4 * sum(rows * columns for rows, columns in pack_layout(config).matrices.values())
     available = available_memory()
     if needed > available:
         raise MachineError(
-            f"the float32 weights of {model.reference} take {needed / 2**20:,.0f} MiB, "
+            f"the float32 weights of {name} take {needed / 2**20:,.0f} MiB, "
             f"{available / 2**20:,.0f} MiB of memory are available; compare with another reference"
         )
-    local = resolve(reference)
-    if local.kind == "pack":
-        yield TwinLogits(ReferenceModel.from_pack(model.pack, model.context))
-        return
-    with contextlib.closing(open_source(local.path)) as source:
-        yield TwinLogits(ReferenceModel.from_source(source, model.context))
+
+
+def holds_floats(path: Path) -> bool:
+    """Whether all weights of a GGUF file or a Hugging Face folder are floating-point numbers."""
+    with contextlib.closing(open_source(path)) as source:
+        return all(tensor.type in FLOAT_TYPES for tensor in source.tensors.values())

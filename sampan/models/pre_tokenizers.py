@@ -27,7 +27,9 @@ class PreTokenizer:
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# Of the library's own steps that have names: ByteLevel, and Digits one by one.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+DIGIT = r"\p{N}"
 
 
 def _gpt4(digits: str, contractions: str = _CONTRACTIONS + "|") -> str:
@@ -39,8 +41,8 @@ _ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
 _UPPER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}"
 _LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 
-_DIGITS_THEN_GPT2 = PreTokenizer((r"\p{N}", _GPT2))
-_PLAIN_GPT2 = PreTokenizer((_GPT2,))
+_DIGITS_THEN_GPT2 = PreTokenizer((DIGIT, GPT2))
+_PLAIN_GPT2 = PreTokenizer((GPT2,))
 _LLAMA3 = PreTokenizer((_gpt4(r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
 _QWEN2 = PreTokenizer((_gpt4(r"\p{N}"),), nfc=True)
 # Combining marks belong to words.
@@ -53,7 +55,7 @@ _QWEN35 = PreTokenizer(
 )
 
 PRE_TOKENIZERS: Final[dict[str, PreTokenizer]] = {
-    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     "gpt-2": _PLAIN_GPT2,
     "phi-2": _PLAIN_GPT2,
     "olmo": _PLAIN_GPT2,

@@ -51,6 +51,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
 )
 
 
+def family_of(config: ModelConfig) -> Family:
+    """The family of a configuration. UnsupportedError for one that this version does not have."""
+    for family in FAMILIES:
+        if family.name == config.family:
+            return family
+    raise UnsupportedError(f"the model family {config.family[:60]!r} is not supported")
+
+
 def resolve_config(source: TensorSource) -> ModelConfig:
     """The configuration of the model in `source`, a GGUF file or a Hugging Face folder.
 

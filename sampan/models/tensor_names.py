@@ -8,12 +8,12 @@ gate and up).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sampan.config import ModelConfig
 from sampan.errors import FormatError
 from sampan.models.family import Family
-from sampan.weights.source import TensorSource
+from sampan.weights.source import SourceKind, TensorSource
 
 _GGUF = {
     "embedding": "token_embd.weight",
@@ -175,20 +175,14 @@ class CheckpointNames:
         return (self.root if layer is None else f"{self.layer}{layer}.") + self.parts[part]
 
 
-def checkpoint_names(source: TensorSource, config: ModelConfig, family: Family) -> CheckpointNames:
-    """The names in `source`. FormatError when it has no embedding."""
-    if source.kind == "gguf":
+def written_names(kind: SourceKind, config: ModelConfig, family: Family) -> CheckpointNames:
+    """The names that a checkpoint of this kind is written with today, by the model's own tools or
+    llama.cpp's converter; of Hugging Face checkpoints, those of a decoder alone.
+    """
+    if kind == "gguf":
         latent = _GGUF_LATENT | (_GGUF_LATENT_QUERY if config.query_latent_size else {})
-        if "blk.0." + _GGUF_JOINT_UP["attention.key_up"] in source.tensors:
-            latent |= _GGUF_JOINT_UP
-        linear = {**_GGUF_LINEAR, **family.gguf_names}
-        if any(config.linear_layers):
-            first = config.linear_layers.index(True)
-            if f"blk.{first}.{_GGUF_JOINT_LINEAR['linear.gate']}" in source.tensors:
-                linear |= _GGUF_JOINT_LINEAR
-        names = {**_GGUF, **(latent if config.latent_size else {}), **linear}
-        found = CheckpointNames(names, "", "blk.", names["output"])
-        return _with_fused(found, _GGUF_FUSED, source, config)
+        names = {**_GGUF, **(latent if config.latent_size else {}), **_GGUF_LINEAR, **family.gguf_names}
+        return CheckpointNames(names, "", "blk.", names["output"])
     latent = _HUGGINGFACE_LATENT | (_HUGGINGFACE_LATENT_QUERY if config.query_latent_size else {})
     names = {
         **(_HUGGINGFACE_SANDWICH if config.sandwich_norms else _HUGGINGFACE),
@@ -196,12 +190,28 @@ def checkpoint_names(source: TensorSource, config: ModelConfig, family: Family) 
         **_HUGGINGFACE_LINEAR,
         **family.huggingface_names,
     }
+    root, output = _HUGGINGFACE_ROOTS[0]
+    return CheckpointNames(names, root, root + "layers.", output)
+
+
+def checkpoint_names(source: TensorSource, config: ModelConfig, family: Family) -> CheckpointNames:
+    """The names in `source`. FormatError when it has no embedding."""
+    names = written_names(source.kind, config, family)
+    if source.kind == "gguf":
+        parts = dict(names.parts)
+        if config.latent_size and "blk.0." + _GGUF_JOINT_UP["attention.key_up"] in source.tensors:
+            parts |= _GGUF_JOINT_UP
+        if any(config.linear_layers):
+            first = config.linear_layers.index(True)
+            if f"blk.{first}.{_GGUF_JOINT_LINEAR['linear.gate']}" in source.tensors:
+                parts |= _GGUF_JOINT_LINEAR
+        return _with_fused(replace(names, parts=parts), _GGUF_FUSED, source, config)
     for root, output in _HUGGINGFACE_ROOTS:
-        if root + names["embedding"] in source.tensors:
-            found = CheckpointNames(names, root, root + "layers.", output)
+        if root + names.parts["embedding"] in source.tensors:
+            found = CheckpointNames(names.parts, root, root + "layers.", output)
             return _with_fused(found, _HUGGINGFACE_FUSED, source, config)
     raise FormatError(
-        f"{source.path}: no embedding tensor model.{names['embedding']}; is this a language model?"
+        f"{source.path}: no embedding tensor model.{names.parts['embedding']}; is this a language model?"
     )
 
 
@@ -211,6 +221,6 @@ def _with_fused(
     """The same names with `fused` for the experts, when the first sparse layer has them."""
     if not any(config.sparse_layers):
         return names
-    alternative = CheckpointNames({**names.parts, **fused}, names.root, names.layer, names.output)
+    alternative = replace(names, parts={**names.parts, **fused})
     first = config.sparse_layers.index(True)
     return alternative if alternative.full("experts.gate", first) in source.tensors else names

@@ -20,7 +20,7 @@ from sampan.models.plan import Cut, PlannedTensor, SourceRows
 from sampan.models.rope_import import gguf_rope_tensors
 from sampan.models.tensor_names import CheckpointNames, checkpoint_names
 from sampan.weights.layout import pack_layout
-from sampan.weights.source import TensorSource
+from sampan.weights.source import SourceKind, TensorSource
 
 # "layers.3.experts.17.gate" is layer 3, expert 17, part "experts.gate".
 _IN_LAYER = re.compile(r"layers\.(\d+)\.(?:(experts\.)(\d+)\.)?(.+)")
@@ -66,33 +66,33 @@ class _Place:
         return SourceRows(name, start, start + part[0])
 
 
-def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> list[PlannedTensor]:
-    """The plan for `registry.tensor_plan`, which documents the errors."""
-    names = checkpoint_names(source, config, family)
-    _require_room_for_experts(source, config, names)
-    _require_channels(source, config, names)
+@dataclass(frozen=True)
+class TensorMap:
+    """The tensors that a checkpoint has, with their shapes, and how the pack's are made of them."""
+
+    plan: list[PlannedTensor]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def map_tensors(kind: SourceKind, config: ModelConfig, family: Family, names: CheckpointNames) -> TensorMap:
+    """The tensors under these names of a checkpoint of this kind, whether there is one or not."""
     wanted = list(_wanted(config))
     places = _places(names.parts, {tensor.part: tensor.shape for tensor in wanted}, config.expert_count)
-    permutations = _permutations(source, config, family)
-    cuts = _cuts(source, config, family, names)
-    plan = []
-    missing = set()
-    used = set()
+    permutations = _permutations(kind, config, family)
+    cuts = _cuts(kind, config, family, names)
+    mapped = TensorMap([], {})
     for tensor in wanted:
         place = places[tensor.part]
         name = names.full(tensor.part, tensor.layer).replace("{expert}", str(tensor.expert))
-        used.add(name)
-        if name not in source.tensors:
-            missing.add(name)
-            continue
         if tensor.part in cuts:
-            plan.append(_cut_tensor(source, name, tensor, cuts[tensor.part]))
+            mapped.shapes[name] = cuts[tensor.part].shape
+            mapped.plan.append(_cut_tensor(name, tensor, cuts[tensor.part]))
             continue
-        _check_shape(source, name, place.shape(tensor.shape))
+        mapped.shapes[name] = place.shape(tensor.shape)
         is_matrix = len(tensor.shape) == 2 and tensor.part != "router"
         # That of a linear layer multiplies by w.
-        is_norm = tensor.part.endswith("norm") and tensor.part != "linear.norm" and source.kind != "gguf"
-        plan.append(
+        is_norm = tensor.part.endswith("norm") and tensor.part != "linear.norm" and kind != "gguf"
+        mapped.plan.append(
             PlannedTensor(
                 name=tensor.name,
                 sources=(place.source_rows(name, tensor.shape, tensor.expert),),
@@ -103,18 +103,29 @@ def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> l
                 add=family.norm_offset if is_norm else 0.0,
             )
         )
+    return mapped
+
+
+def plan_tensors(source: TensorSource, config: ModelConfig, family: Family) -> list[PlannedTensor]:
+    """The plan for `registry.tensor_plan`, which documents the errors."""
+    names = checkpoint_names(source, config, family)
+    _require_room_for_experts(source, config, names)
+    _require_channels(source, config, names)
+    mapped = map_tensors(source.kind, config, family, names)
+    for name, shape in mapped.shapes.items():
+        if name in source.tensors:
+            _check_shape(source, name, shape)
+    missing = mapped.shapes.keys() - source.tensors.keys()
     if missing:
         raise FormatError(f"{source.path}: missing tensors {shown(missing)}")
-    _refuse_unused(source, config, family, names, used)
-    return plan
+    _refuse_unused(source, config, family, names, set(mapped.shapes))
+    return mapped.plan
 
 
-def _cuts(
-    source: TensorSource, config: ModelConfig, family: Family, names: CheckpointNames
-) -> dict[str, Cut]:
+def _cuts(kind: SourceKind, config: ModelConfig, family: Family, names: CheckpointNames) -> dict[str, Cut]:
     """The parts that are not whole source tensors, nor rows of one that follow each other."""
     parts = names.parts
-    in_gguf = source.kind == "gguf"
+    in_gguf = kind == "gguf"
     joint_up = parts.get("attention.key_up") == parts.get("attention.value_up")
     tiled = in_gguf and family.gguf_tiled_values
     return {
@@ -124,8 +135,7 @@ def _cuts(
     }
 
 
-def _cut_tensor(source: TensorSource, name: str, tensor: _Wanted, cut: Cut) -> PlannedTensor:
-    _check_shape(source, name, cut.shape)
+def _cut_tensor(name: str, tensor: _Wanted, cut: Cut) -> PlannedTensor:
     is_matrix = len(tensor.shape) == 2
     return PlannedTensor(
         name=tensor.name,
@@ -207,10 +217,8 @@ def _places(
     return places
 
 
-def _permutations(
-    source: TensorSource, config: ModelConfig, family: Family
-) -> dict[str, npt.NDArray[np.intp]]:
-    permuted = family.gguf_permuted if source.kind == "gguf" else family.huggingface_permuted
+def _permutations(kind: SourceKind, config: ModelConfig, family: Family) -> dict[str, npt.NDArray[np.intp]]:
+    permuted = family.gguf_permuted if kind == "gguf" else family.huggingface_permuted
     if not permuted:
         return {}
     return {

@@ -18,7 +18,8 @@ from sampan.models.fields import Fields
 from sampan.models.pre_tokenizers import PRE_TOKENIZERS
 
 _PREFIX = "tokenizer.ggml."
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+# What kind of token each is.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _MAXIMUM_TOKENS = 1 << 24
 _MAXIMUM_PIECE = 1024
 
@@ -58,7 +59,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> tuple[Tokenizer, 
     fields.only("add_eos_token", False)
     ids = _special_ids(fields, len(tokens), model)
     end_ids = {ids[name] for name in ("eos", "eot", "eom") if name in ids}
-    end_ids |= {i for i, text in enumerate(tokens) if text in _END_TEXTS and types[i] == _CONTROL}
+    end_ids |= {i for i, text in enumerate(tokens) if text in _END_TEXTS and types[i] == CONTROL}
     add_bos = fields.boolean("add_bos_token", default=default_bos)
     if add_bos and "bos" not in ids:
         raise fields.error("bos_token_id", "is missing, but prompts are to begin with it")
@@ -83,7 +84,7 @@ def _token_texts(fields: Fields) -> list[str]:
 
 def _token_types(fields: Fields, count: int) -> npt.NDArray[np.int64]:
     if not fields.has("token_type"):
-        return np.full(count, _NORMAL, dtype=np.int64)
+        return np.full(count, NORMAL, dtype=np.int64)
     return np.array(fields.numbers("token_type", count, 0, 64), dtype=np.int64)
 
 
@@ -137,9 +138,9 @@ def _sentencepiece_bpe(fields: Fields, tokens: list[str], types: npt.NDArray[np.
         raise UnsupportedError(
             f"{fields.where}: the SentencePiece vocabulary has no byte token <0x{missing:02X}>"
         )
-    mergeable = {text: i for text, i in vocabulary.items() if types[i] in (_NORMAL, _UNUSED)}
+    mergeable = {text: i for text, i in vocabulary.items() if types[i] in (NORMAL, UNUSED)}
     merges = _merges_by_score(fields, mergeable, scores)
-    unknown = next((tokens[i] for i in np.flatnonzero(types == _UNKNOWN)), None)
+    unknown = next((tokens[i] for i in np.flatnonzero(types == UNKNOWN)), None)
     tokenizer = Tokenizer(
         _bpe(fields, vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
@@ -187,10 +188,10 @@ def _bpe(
 def _add_special(tokenizer: Tokenizer, tokens: list[str], types: npt.NDArray[np.int64]) -> None:
     """Control tokens are special: only chat templates may write them. User-defined ones match in any text."""
     tokenizer.add_special_tokens(
-        [AddedToken(tokens[i], normalized=False, special=True) for i in np.flatnonzero(types == _CONTROL)]
+        [AddedToken(tokens[i], normalized=False, special=True) for i in np.flatnonzero(types == CONTROL)]
     )
     tokenizer.add_tokens(
-        [AddedToken(tokens[i], normalized=False) for i in np.flatnonzero(types == _USER_DEFINED)]
+        [AddedToken(tokens[i], normalized=False) for i in np.flatnonzero(types == USER_DEFINED)]
     )
 
 

@@ -53,7 +53,7 @@ def _from_folder(source: TensorSource) -> tuple[bytes, dict[str, Any]]:
     for holder, where in ((generation, "generation_config.json"), (source.metadata, "config.json")):
         end_ids |= _id_set(holder.get("eos_token_id"), f"{source.path}: {where}: eos_token_id")
     bos_id = _id_of(tokenizer, texts["bos"], source.path) if "bos" in texts else None
-    wrapped = _first_token_added(tokenizer, source.path)
+    wrapped = first_token_added(tokenizer, source.path)
     add_bos = settings.get("add_bos_token")
     if not isinstance(add_bos, bool):
         add_bos = wrapped is not None
@@ -83,7 +83,7 @@ def parse_tokenizer(data: bytes, where: str) -> Tokenizer:
     return tokenizer
 
 
-def _first_token_added(tokenizer: Tokenizer, path: Path) -> int | None:
+def first_token_added(tokenizer: Tokenizer, path: Path) -> int | None:
     """The token that the tokenizer's own post-processor puts before a prompt, if any."""
     plain = tokenizer.encode("a", add_special_tokens=False).ids
     wrapped: list[int] = tokenizer.encode("a", add_special_tokens=True).ids

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerRequest", "Conversation", "answer"]
 
+# In characters or tokens: reading more takes longer than the way to another thread and back.
+_LIGHT_LENGTH = 500
+
 
 @dataclass(frozen=True)
 class AnswerRequest:
@@ -60,8 +63,11 @@ async def answer(
     when it ends whatever it has, as `time.monotonic()` counts. `direct`: where events of a single choice may
     go in place of this iterator.
     """
-    # Templates, tokenizers and schemas take their time; other requests go on meanwhile.
-    choices = await asyncio.to_thread(_prepare, served, request, client, deadline)
+    if _is_light(request):
+        choices = _prepare(served, request, client, deadline)
+    else:
+        # Long texts, grammars and vocabularies take their time; other requests go on meanwhile.
+        choices = await asyncio.to_thread(_prepare, served, request, client, deadline)
     first = choices[0].sequence
     async with AsyncExitStack() as stack:
         streams = []
@@ -102,6 +108,22 @@ async def _events(
             await outputs.aclose()
             break
     yield choice.finish()
+
+
+def _is_light(request: AnswerRequest) -> bool:
+    """Whether preparing a request takes no longer than handing it to another thread may."""
+    prompt = request.prompt
+    if request.format is not None or request.options.logprobs is not None:
+        return False
+    if not isinstance(prompt, Conversation):
+        return len(prompt) <= _LIGHT_LENGTH
+    texts = [value for message in prompt.messages for value in message.values()]
+    return (
+        not prompt.tools
+        and request.reasoning_budget is None
+        and all(isinstance(text, str) for text in texts)
+        and sum(map(len, texts)) <= _LIGHT_LENGTH
+    )
 
 
 def tokenizer_of(served: ServedModel) -> Tokenizer:

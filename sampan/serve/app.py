@@ -26,6 +26,7 @@ from sampan.serve.page import router as page
 from sampan.serve.record import current_record
 from sampan.serve.settings import ServeSettings
 from sampan.serve.tracing import Tracing
+from sampan.serve.version import installed_version
 
 ROUTERS = (
     operations.router,
@@ -47,7 +48,7 @@ def create_app(
     Routes find `settings`, `host`, `metrics` and `server` (its `ServerState`) in `request.app.state`, and
     `request_id`, `client` and `deadline` in `request.state`.
     """
-    app = DocumentedAPI(title="Sampan", version=operations.installed_version(), docs_url=None, redoc_url=None)
+    app = DocumentedAPI(title="Sampan", version=installed_version(), docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.host = host
     app.state.metrics = metrics

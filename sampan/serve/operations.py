@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sampan.serve.limits import ServerState
 from sampan.serve.metrics import CONTENT_TYPE, ServerMetrics
+from sampan.serve.version import installed_version
 
 router = APIRouter(tags=["operations"])
 
@@ -49,12 +48,3 @@ async def status(request: Request) -> dict[str, Any]:
         "memory": {"budget": host.budget, "used": host.used, "server": host.server},
         "models": [model.to_dict() for model in host.models],
     }
-
-
-@cache
-def installed_version() -> str:
-    """The version of the installed package."""
-    try:
-        return version("sampan")
-    except PackageNotFoundError:
-        return "unknown, run from its source"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -32,7 +34,7 @@ def permute_columns(
     if target == "F32" != type_name:
         raw = gguf_dequantize(raw, GGMLQuantizationType[type_name]).view(np.uint8)
     elif target != type_name:
-        raw = _as_q4_1(raw)
+        raw = q4_k_as_q4_1(np.ascontiguousarray(raw).view(Q4_K_BLOCK)).reshape(len(raw), -1).view(np.uint8)
     size = _block_size(target)
     blocks = raw.reshape(len(raw), len(permutation) // size, -1)
     return np.ascontiguousarray(blocks[:, permutation[::size] // size]).reshape(len(raw), -1)
@@ -51,8 +53,8 @@ def _moves_blocks(permutation: npt.NDArray[np.intp], size: int) -> bool:
     return bool((firsts % size == 0).all() and (blocks == firsts + np.arange(size)).all())
 
 
-def _as_q4_1(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    superblocks = np.ascontiguousarray(raw).view(Q4_K_BLOCK)
+def q4_k_as_q4_1(superblocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Q4_K_BLOCKs [rows, count] as Q4_1_BLOCKs [rows, count, 8]."""
     rows, count = superblocks.shape
     scale, minimum = Q4_K.get_scale_min(superblocks["scales"].reshape(-1, 12))
     blocks = np.empty((rows, count, 8), Q4_1_BLOCK)
@@ -66,4 +68,4 @@ def _as_q4_1(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     groups = codes >> np.array([0, 4], np.uint8)[:, None, None] & np.uint8(0x0F)
     low, high = groups[..., 0, :], groups[..., 1, :]
     blocks["codes"] = (low | high << np.uint8(4)).reshape(rows, count, 8, 16).view(np.uint32)
-    return blocks.reshape(rows, -1).view(np.uint8)
+    return blocks

@@ -13,8 +13,13 @@ import numpy.typing as npt
 
 from sampan.errors import UnsupportedError
 
-SUPPORTED_TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+SUPPORTED_TYPES = (
+    *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
+)
 FLOAT_TYPES = ("F32", "F16", "BF16")
+
+SourceKind = Literal["gguf", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class TensorSource(Protocol):
     """An opened, validated checkpoint. Every offset and size in it lies within its files."""
 
     @property
-    def kind(self) -> Literal["gguf", "safetensors"]:
+    def kind(self) -> SourceKind:
         """Which reader this is, for the model families that name tensors differently in each."""
         ...
 

@@ -31,7 +31,7 @@ def test_pages_are_conserved(page_count: int, actions: list[tuple[bool, int]]) -
         assert pool.free_count == page_count - len(used)
 
 
-@given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from("afrw"), st.integers(0, 12)), max_size=60))
+@given(st.integers(1, 12), st.lists(st.tuples(st.sampled_from("afrwt"), st.integers(0, 12)), max_size=60))
 def test_idle_pages_are_handed_out_last_and_the_oldest_first(
     page_count: int, actions: list[tuple[str, int]]
 ) -> None:
@@ -56,6 +56,10 @@ def test_idle_pages_are_handed_out_last_and_the_oldest_first(
         elif action == "w" and idle:
             used.append(idle.pop(amount % len(idle)))
             pool.wake(used[-1])
+        elif action == "t":
+            pool.touch(amount)
+            if amount in idle:
+                idle.append(idle.pop(idle.index(amount)))
         assert len(set(used)) == len(used)
         assert not set(used) & set(idle)
         assert pool.idle_count == len(idle)

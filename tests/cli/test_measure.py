@@ -51,7 +51,58 @@ def test_eval_of_a_model_against_itself_is_zero(engine_cli: Run, tiny_model: Pat
     assert json.loads(twin.stdout)["tokens"] == 19
     assert 0 < json.loads(twin.stdout)["kl"]["mean"] < 0.1
     plain = engine_cli("eval", str(tiny_model), "--against", "float32", *short)
-    assert "19 of the text's" in plain.stdout
+    assert "19 of the texts'" in plain.stdout
+
+
+def test_eval_of_several_texts_and_models(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    texts = [tmp_path / name for name in ("one.txt", "two.txt")]
+    for path in texts:
+        path.write_text(f"The quick brown fox of {path.name} jumps over the lazy dog. " * 8)
+    options = ["--window", "32", "--kv", "bf16", "--kv", "int8", "--beside", f"again={tiny_model}"]
+    for path in texts:
+        options += ["--text", str(path)]
+    report = json.loads(
+        engine_cli("eval", str(tiny_model), "--against", "float32", *options, "--json").stdout
+    )
+    assert report["texts"] == [str(path) for path in texts]
+    assert [part["name"] for part in report["parts"]] == report["texts"]
+    assert report["resampled"] == "windows"
+    low, high = report["intervals"]["kl.mean"]
+    assert low <= report["kl"]["mean"] <= high
+    assert [(other["name"], other["kv"]) for other in report["beside"]] == [
+        ("int8 KV cache", "int8"),
+        ("again", "bf16"),
+    ]
+    assert report["beside"][1]["kl"] == report["kl"]
+    plain = engine_cli("eval", str(tiny_model), "--against", "float32", *options).stdout
+    for part in ("one.txt", "two.txt", "int8 KV cache", "again", "flips", "95% interval", "bits per weight"):
+        assert part in plain
+
+
+def test_eval_writes_a_page(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    text, page = tmp_path / "text.txt", tmp_path / "out.html"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 8)
+    command = ["eval", str(tiny_model), "--against", "float32", "--text", str(text), "--window", "32"]
+    report = json.loads(engine_cli(*command, "--report", str(page), "--json").stdout)
+    assert [other["name"] for other in report["beside"]] == ["8 bits, nearest", "4 bits, nearest"]
+    assert [other["baseline"] for other in report["beside"]] == [True, True]
+    assert report["beside"][0]["kl"] == report["kl"]
+    assert report["beside"][1]["kl"]["mean"] > report["kl"]["mean"]
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("<!doctype html>")
+    for part in ("Size against divergence", "4 bits, nearest", "How the weights are stored", str(tiny_model)):
+        assert part in written
+    for target, message in ((tmp_path / "out.pdf", "end in .html"), (tmp_path / "no" / "a.html", "no such")):
+        result = engine_cli(*command, "--report", str(target))
+        assert result.returncode == 2
+        assert message in result.stderr
+
+
+def test_eval_names_models_beside(engine_cli: Run, tiny_model: Path) -> None:
+    for beside in (["again"], ["=x"], ["a=x", "--beside", "a=y"]):
+        result = engine_cli("eval", str(tiny_model), "--against", "float32", "--beside", *beside)
+        assert result.returncode == 2
+        assert "NAME=MODEL" in result.stderr.splitlines()[-1]
 
 
 def test_a_dense_model_has_no_dial(engine_cli: Run, tiny_model: Path, tmp_path: Path) -> None:

@@ -153,6 +153,9 @@ class ReferenceRunner:
         missing = self.max_experts - routes.shape[2] if self.config.sparse_count else 0
         return np.pad(routes, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
 
+    def copy_page(self, source: int, target: int) -> None:
+        self.pages[target], self.histories[target] = self.pages[source], self.histories[source]
+
     def clear_state(self, slot: int) -> None:
         self.states[slot] = []
 

@@ -50,11 +50,11 @@ def test_the_second_prompt_reads_what_is_new() -> None:
     engine = make_engine()
     prompt = list(range(30))
     assert cached(engine, prompt) == 0
-    assert cached(engine, prompt) == 24
-    assert cached(engine, [*prompt[:20], 90, 91]) == 16
+    assert cached(engine, prompt) == 29
+    assert cached(engine, [*prompt[:20], 90, 91]) == 20
     assert cached(engine, [90, *prompt]) == 0
     stats = engine.stats()
-    assert (stats.prompt_tokens_total, stats.cached_prompt_tokens_total) == (30 + 30 + 22 + 31, 40)
+    assert (stats.prompt_tokens_total, stats.cached_prompt_tokens_total) == (30 + 30 + 22 + 31, 29 + 20)
     assert stats.pages_used == 0
     assert stats.pages_cached == engine.pages.idle_count > 0
 
@@ -65,7 +65,7 @@ def test_the_last_token_is_always_computed(length: int) -> None:
     prompt = list(range(length))
     for _ in range(2):
         found = cached(engine, prompt)
-    assert found == (length - 1) // PAGE * PAGE
+    assert found == length - 1
 
 
 def test_a_conversation_does_not_read_its_past() -> None:
@@ -75,7 +75,7 @@ def test_a_conversation_does_not_read_its_past() -> None:
         sequence = engine.new_sequence(history, GREEDY)
         answered = [output.token for output in engine.stream(sequence)]
         # The last answer's last token was chosen, not read.
-        assert sequence.cached_tokens == ((len(history) - 3 - 1) // PAGE * PAGE if turn else 0)
+        assert sequence.cached_tokens == (len(history) - 3 if turn else 0)
         history += [*answered, 50 + turn, 60]
 
 
@@ -110,6 +110,22 @@ def test_a_follower_goes_on_when_the_one_it_waits_for_leaves() -> None:
     assert [output.token for output in second.pending] == greedy_by_definition([*range(30), 41], 4)
 
 
+def test_what_a_running_sequence_has_written_is_copied() -> None:
+    engine = make_engine(max_batch_tokens=13, page_count=60)
+    first = engine.new_sequence(list(range(30)), GREEDY)
+    engine.submit(first)
+    engine.step()
+    second = engine.new_sequence([*range(12), 40], GREEDY)
+    engine.submit(second)
+    engine.step()
+    # The first had read a page and five tokens of the next.
+    assert second.cached_tokens == 12
+    while engine.has_work:
+        engine.step()
+    assert [output.token for output in first.pending] == greedy_by_definition(list(range(30)), 4)
+    assert [output.token for output in second.pending] == greedy_by_definition([*range(12), 40], 4)
+
+
 def test_it_can_be_switched_off() -> None:
     engine = make_engine(prefix_cache=False)
     for _ in range(2):
@@ -136,9 +152,9 @@ def test_two_dials_share_nothing() -> None:
     assert found() == 0
     assert found(experts_per_token=2) == 0
     assert found(expert_mass=0.5) == 0
-    assert found(experts_per_token=3) == 24
-    assert found(experts_per_token=2) == 24
-    assert found(expert_mass=0.5) == 24
+    assert found(experts_per_token=3) == 29
+    assert found(experts_per_token=2) == 29
+    assert found(expert_mass=0.5) == 29
 
 
 def test_counted_experts_are_those_of_all_tokens() -> None:
@@ -154,7 +170,7 @@ def test_counted_experts_are_those_of_all_tokens() -> None:
         usages.append(sequence.expert_usage)
     assert np.array_equal(usages[0], usages[1])
     assert usages[0].sum() == 31 * SPARSE.experts_per_token
-    assert cached(engine, prompt, replace(options, count_experts=False)) == 24
+    assert cached(engine, prompt, replace(options, count_experts=False)) == 29
 
 
 REQUESTS = st.lists(
@@ -236,7 +252,8 @@ def test_hits_change_no_bit_of_the_compiled_engine(
     assert together(engine) == expected
     assert together(engine) == expected
     assert found[0] == [0] * len(prompts)
-    assert found[2] == [(len(prompt) - 1) // 64 * 64 for prompt in prompts]
+    assert found[1] == [0, *LENGTHS[1:]]
+    assert found[2] == [len(prompt) - 1 for prompt in prompts]
 
 
 def test_a_page_behind_another_beginning_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,11 @@ def gguf_name(name: str, family: str) -> str:
     return f"blk.{layer}.{names[part]}.{kind}"
 
 
+def _in_order(name: str) -> list[str]:
+    """A key that sorts numbers in names by value: expert 2 before expert 10."""
+    return [part.zfill(9) if part.isdigit() else part for part in name.split(".")]
+
+
 def _write_expert_keys(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_expert_count(config.expert_count)
     writer.add_expert_used_count(config.experts_per_token)
@@ -238,11 +243,23 @@ def golden_gguf(
     old: bool = False,
     type_name: str = "F32",
 ) -> Path:
-    """A golden checkpoint as the GGUF file that llama.cpp's converter makes of it; `old`: as it made them at
-    first, with one up-projection for latent keys and values, and one projection into Qwen3-Next's linear
-    layers; `type_name`: of the matrices.
+    """A golden checkpoint as a GGUF file, see `checkpoint_gguf`."""
+    return checkpoint_gguf(GOLDEN / case, path, extra, old=old, type_name=type_name)
+
+
+def checkpoint_gguf(
+    folder: Path,
+    path: Path,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    old: bool = False,
+    type_name: str = "F32",
+) -> Path:
+    """A checkpoint as the GGUF file that llama.cpp's converter makes of it; `old`: as it made them at first,
+    with one up-projection for latent keys and values, and one projection into Qwen3-Next's linear layers;
+    `type_name`: of the matrices.
     """
-    source = SafetensorsSource(GOLDEN / case)
+    source = SafetensorsSource(folder)
     config = resolve_config(source)
     family = config.family
     writer = gguf.GGUFWriter(path, architecture(config))
@@ -298,7 +315,7 @@ def golden_gguf(
         else:
             writer.add_key_value(key, *value)
     experts: dict[str, list[npt.NDArray[Any]]] = {}
-    for name in sorted(source.tensors):
+    for name in sorted(source.tensors, key=_in_order):
         weight = source.float32(name)
         if family in ("llama", "minicpm") and name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = config.head_count if "q_proj" in name else config.kv_head_count

@@ -119,9 +119,9 @@ def test_a_vocabulary_of_150_000_tokens(tmp_path: Path) -> None:
 
 
 def test_the_type_is_named_when_it_is_not_supported(tmp_path: Path) -> None:
-    raw = np.zeros((1, 84), np.uint8)
-    path = write_gguf(tmp_path / "q.gguf", {"blk.0.ffn_up.weight": ("Q2_K", raw)})
-    with pytest.raises(UnsupportedError, match=r"blk\.0\.ffn_up\.weight.*Q2_K.*Q4_0.*Q6_K"):
+    raw = np.zeros((1, 66), np.uint8)
+    path = write_gguf(tmp_path / "q.gguf", {"blk.0.ffn_up.weight": ("IQ2_XXS", raw)})
+    with pytest.raises(UnsupportedError, match=r"blk\.0\.ffn_up\.weight.*IQ2_XXS.*Q4_0.*Q6_K"):
         GgufSource(path)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sampan.engine.worker import EngineWorker
 from sampan.errors import UnavailableError
+from sampan.serve.host.fingerprint import fingerprint
 from sampan.serve.record import RequestRecord, current_record
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _RETRY_S = 1.0
 
 
 class ServedModel:
-    """A model whose engine runs on a thread of its own. `name`: what requests call it.
+    """A model whose engine runs on a thread of its own. `name`: what requests call it; `fingerprint`: see
+    `sampan.serve.host.fingerprint`.
 
     To be made and used on the event loop; the engine's thread wakes the loop once per step.
     """
@@ -30,6 +32,7 @@ class ServedModel:
     def __init__(self, name: str, model: Model, metrics: ServerMetrics, rate: TokenRate) -> None:
         self.name = name
         self.model = model
+        self.fingerprint = fingerprint(model)
         self._metrics = metrics
         self._readers = _Readers(rate)
         self._stopping = False

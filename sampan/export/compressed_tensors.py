@@ -1,0 +1,295 @@
+"""A pack to a Hugging Face folder with integer weights, as the compressed-tensors library packs them.
+
+The format is `pack-quantized` of https://github.com/vllm-project/compressed-tensors: in place of a module's
+`weight` there are `weight_packed`, `weight_scale`, `weight_shape` and, where zeros are not all the middle
+code, `weight_zero_point`. Modules are quantized alike or, when listed as ignored, not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import quantize as gguf_quantize
+
+from sampan.convert.policy import is_protected
+from sampan.errors import UnsupportedError
+from sampan.export.agreement import DescribedSource, require_agreement
+from sampan.export.gguf_blocks import fits_q4_0
+from sampan.export.huggingface_config import huggingface_config
+from sampan.export.huggingface_tokenizer import tokenizer_files
+from sampan.export.integers import Integers, as_integers, pack_codes, pack_zeros, round_to_integers
+from sampan.export.loss import Losses
+from sampan.export.output import new_output, refuse_existing
+from sampan.export.safetensors_file import ShardedWriter, StoredTensor
+from sampan.export.tensors import CheckpointTensor, checkpoint_tensors, vector_values
+from sampan.formats import BLOCK_ROWS, GROUP_SIZE, Q4, Q8
+from sampan.hub.home import Progress, require_space
+from sampan.models.plan import transposed_blocks
+from sampan.weights.pack import Pack
+from sampan.weights.source import TensorInfo
+
+ExportBits = Literal[4, 8]
+
+_CHUNK_WEIGHTS = 1 << 22
+# Above what floats of 16 bits change.
+_MUCH = 0.01
+_CODES_OF_A_WORD = 8
+# A module of its own even where it shares the embedding's matrix.
+_OUTPUT = "lm_head"
+# Vectors of the pack that are matrices of a module each.
+_MODULES = (".router", ".shared_gate")
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """How all quantized modules are: `symmetric` when every zero is the middle code and is not stored."""
+
+    bits: ExportBits
+    symmetric: bool
+
+    def config(self, ignored: list[str]) -> dict[str, Any]:
+        """The `quantization_config` of config.json."""
+        weights = {
+            "num_bits": self.bits,
+            "type": "int",
+            "symmetric": self.symmetric,
+            "strategy": "group",
+            "group_size": GROUP_SIZE,
+            "dynamic": False,
+        }
+        group = {
+            "targets": ["Linear"],
+            "weights": weights,
+            "input_activations": None,
+            "output_activations": None,
+        }
+        return {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": group},
+            "ignore": ignored,
+            "kv_cache_scheme": None,
+        }
+
+
+def export_compressed_tensors(
+    pack: Pack, out: Path, *, bits: ExportBits | None = None, progress: Progress | None = None
+) -> tuple[Losses, list[str]]:
+    """Write a pack as a Hugging Face folder, and say what of it whole numbers could not hold, and notes.
+
+    Weights of at most 4 bits become 4 bits with whole zeros, those of 8 bits stay as they are; `bits` makes
+    all of them the one or the other, and is needed when a pack has both. Embedding and output are not
+    quantized, nor what decides a linear layer's memory. FormatError for a pack without a tokenizer,
+    UnsupportedError for a model that transformers has not, or a mixed pack, StorageError when `out` exists
+    or cannot be written.
+    """
+    refuse_existing(out)
+    config = huggingface_config(pack.config)
+    tensors = checkpoint_tensors("safetensors", pack.config)
+    quantized = {t.name for t in tensors if t.is_matrix and not any(is_protected(name) for name in t.names)}
+    scheme = _scheme(pack, [name for t in tensors if t.name in quantized for name in t.names], bits)
+    shapes = {tensor.name: _shape(tensor) for tensor in tensors}
+    infos = {name: TensorInfo(name, shape, "F32", 0) for name, shape in shapes.items()}
+    described = DescribedSource("safetensors", out, config, infos, {})
+    require_agreement(described, pack.config, "transformers")
+    ignored = {
+        tensor.name.removesuffix(".weight")
+        for tensor in tensors
+        if tensor.name not in quantized and (tensor.is_matrix or tensor.names[0].endswith(_MODULES))
+    }
+    files = tokenizer_files(pack)
+    ids = json.loads(files["generation_config.json"])
+    config |= {name: ids[name] for name in ("bos_token_id", "eos_token_id") if name in ids}
+    config["quantization_config"] = scheme.config(sorted(ignored | {_OUTPUT}))
+    losses = Losses()
+    source = _Source(pack, scheme, losses)
+    with new_output(out) as folder:
+        plan = {
+            tensor.name: _stored(tensor, tensor.name in quantized, scheme, shapes[tensor.name], source)
+            for tensor in tensors
+        }
+        writer = ShardedWriter(folder, plan.values())
+        require_space(out.absolute().parent, writer.nbytes, named=True)
+        folder.mkdir()
+        done = 0
+        for tensor in tensors:
+            for stored, data in zip(
+                plan[tensor.name], source.data(tensor, tensor.name in quantized), strict=True
+            ):
+                writer.write(stored.name, data)
+                done += stored.nbytes
+                if progress is not None:
+                    progress(f"writing {out.name}", done, writer.nbytes)
+        writer.finish()
+        files["config.json"] = _json(config)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    return losses, _notes(pack, scheme, losses)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _scheme(pack: Pack, names: list[str], bits: ExportBits | None) -> _Scheme:
+    formats = Counter(pack.matrices[name].format for name in names)
+    if bits is None:
+        if len({format is Q8 for format in formats}) > 1:
+            counts = ", ".join(f"{count} of {format.name}" for format, count in formats.most_common())
+            raise UnsupportedError(
+                f"{pack.path}: its matrices have several precisions ({counts}), and a compressed-tensors"
+                " checkpoint has one; ask for 8 bits (--bits 8), which change them least, or for 4"
+            )
+        bits = 8 if Q8 in formats else 4
+    symmetric = bits == 8 or (
+        formats.keys() == {Q4} and all(fits_q4_0(pack.matrix_bytes(name)) for name in names)
+    )
+    return _Scheme(bits, symmetric)
+
+
+def _notes(pack: Pack, scheme: _Scheme, losses: Losses) -> list[str]:
+    if scheme.symmetric:
+        return []
+    notes = ["transformers loads weights with zeros only with CompressedTensorsConfig(dequantize=True)"]
+    if any(pack.config.sparse_layers):
+        notes = ["vLLM loads experts with zeros, transformers does not; 8 bits (--bits 8) load in both"]
+    if max(losses.relative.values(), default=0.0) > _MUCH:
+        notes.append(
+            "zeros of 4 bits are whole numbers, to which these weights had to be rounded; 8 bits (--bits 8) "
+            "change them far less"
+        )
+    return notes
+
+
+def _shape(tensor: CheckpointTensor) -> tuple[int, ...]:
+    """As transformers has it: a vector that is a whole module has one row, and so has one bias of Ernie's."""
+    one_row = (".shared_gate",) if "moe_statics" not in tensor.name else (".router_bias",)
+    return (1, *tensor.shape) if tensor.names[0].endswith(one_row) else tensor.shape
+
+
+def _stored(
+    tensor: CheckpointTensor, quantized: bool, scheme: _Scheme, shape: tuple[int, ...], source: _Source
+) -> list[StoredTensor]:
+    if not quantized:
+        dtype = "BF16" if tensor.is_matrix or source.is_bfloat16(tensor) else "F32"
+        return [StoredTensor(tensor.name, dtype, shape)]
+    rows, columns = shape
+    groups = columns // GROUP_SIZE
+    name = tensor.name.removesuffix(".weight")
+    stored = [
+        StoredTensor(f"{name}.weight_packed", "I32", (rows, columns * scheme.bits // 32)),
+        StoredTensor(f"{name}.weight_scale", "F16", (rows, groups)),
+        StoredTensor(f"{name}.weight_shape", "I64", (2,)),
+    ]
+    if not scheme.symmetric:
+        stored.append(
+            StoredTensor(f"{name}.weight_zero_point", "I32", (-(-rows // _CODES_OF_A_WORD), groups))
+        )
+    return stored
+
+
+class _Source:
+    """What is written of each tensor, converted a bounded number of rows at a time."""
+
+    def __init__(self, pack: Pack, scheme: _Scheme, losses: Losses) -> None:
+        self._pack = pack
+        self._scheme = scheme
+        self._losses = losses
+
+    def data(self, tensor: CheckpointTensor, quantized: bool) -> Iterator[npt.NDArray[Any]]:
+        """The arrays of a tensor, in the order of `_stored`."""
+        if quantized:
+            integers = self._integers(tensor)
+            yield pack_codes(integers)
+            yield integers.scale
+            yield np.array(tensor.shape, np.int64)
+            if not self._scheme.symmetric:
+                yield pack_zeros(integers.zero)
+        elif tensor.is_matrix:
+            yield self._bfloat16(tensor)
+        else:
+            values = self._vector(tensor)
+            yield _as_bfloat16(values) if self.is_bfloat16(tensor) else values
+
+    def is_bfloat16(self, tensor: CheckpointTensor) -> bool:
+        """Whether bfloat16 holds a tensor of vectors as it is."""
+        return not (self._vector(tensor).view(np.uint32) & np.uint32(0xFFFF)).any()
+
+    def _vector(self, tensor: CheckpointTensor) -> npt.NDArray[np.float32]:
+        return vector_values(tensor, [self._pack.vector(name) for name in tensor.names])
+
+    def _integers(self, tensor: CheckpointTensor) -> Integers:
+        rows, columns = tensor.shape
+        code_type = np.int8 if self._scheme.bits == 8 else np.uint8
+        groups = columns // GROUP_SIZE
+        whole = Integers(
+            np.empty((rows, columns), code_type),
+            np.empty((rows, groups), np.float16),
+            np.empty((rows, groups), np.uint8),
+        )
+        for places, integers, values in self._chunks(tensor):
+            whole.codes[places] = integers.codes
+            whole.scale[places] = integers.scale
+            whole.zero[places] = integers.zero
+            self._losses.add(tensor.name, values, integers.values())
+        return whole
+
+    def _chunks(
+        self, tensor: CheckpointTensor
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Integers, npt.NDArray[np.float32]]]:
+        """(rows of the tensor, what is written there, the weights themselves)."""
+        bits = self._scheme.bits
+        if any(piece.planned.transposed for piece in tensor.pieces):
+            values = self._dense(tensor)
+            yield np.arange(len(values)), round_to_integers(values, bits), values
+            return
+        rows_at_once = max(_CHUNK_WEIGHTS // tensor.shape[-1] // BLOCK_ROWS, 1) * BLOCK_ROWS
+        for piece in tensor.pieces:
+            name, places = piece.planned.name, piece.places(tensor.rows)
+            matrix = self._pack.matrices[name]
+            for start in range(0, len(places), rows_at_once):
+                chunk = places[start : start + rows_at_once]
+                stop = start + len(chunk)
+                begin, end = (matrix.format.matrix_bytes(row, matrix.columns) for row in (start, stop))
+                packed = self._pack.matrix_bytes(name)[begin:end]
+                integers = as_integers(packed, matrix.format, len(chunk), matrix.columns, bits)
+                yield chunk, integers, self._pack.dequantize(name, start, stop)
+
+    def _dense(self, tensor: CheckpointTensor) -> npt.NDArray[np.float32]:
+        values = np.empty(tensor.shape, np.float32)
+        for piece in tensor.pieces:
+            part = self._pack.dequantize(piece.planned.name)
+            if piece.planned.transposed:
+                part = transposed_blocks(part, tensor.shape[-1])
+            values[piece.places(tensor.rows)] = part
+        return values
+
+    def _bfloat16(self, tensor: CheckpointTensor) -> npt.NDArray[np.uint8]:
+        rows, columns = tensor.rows, tensor.shape[-1]
+        whole = np.empty((rows, 2 * columns), np.uint8)
+        rows_at_once = max(_CHUNK_WEIGHTS // columns // BLOCK_ROWS, 1) * BLOCK_ROWS
+        for piece in tensor.pieces:
+            places = piece.places(rows)
+            for start in range(0, len(places), rows_at_once):
+                chunk = places[start : start + rows_at_once]
+                values = self._pack.dequantize(piece.planned.name, start, start + len(chunk))
+                whole[chunk] = written = _as_bfloat16(values)
+                self._losses.add(tensor.name, values, _from_bfloat16(written))
+        return whole
+
+
+def _as_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return np.asarray(gguf_quantize(values, GGMLQuantizationType.BF16))
+
+
+def _from_bfloat16(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return (values.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,0 +1,92 @@
+"""llama.cpp, through xllamacpp: what it computes and how it cuts text, by the routes of its server."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xllamacpp
+
+
+class LlamaCpp:
+    """A loaded GGUF file."""
+
+    def __init__(self, path: Path, context: int = 128) -> None:
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx = context
+        parameters.warmup = False
+        parameters.n_gpu_layers = 0
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+        parameters.port = 0
+        parameters.verbosity = -1
+        self._server = xllamacpp.Server(parameters)
+
+    def tokens(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """The ids of a text, without a first token."""
+        body = {"content": text, "add_special": False, "parse_special": parse_special}
+        ids: list[int] = self._post("/tokenize", body)["tokens"]
+        return ids
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """The prompt that the file's chat template makes of a conversation."""
+        prompt: str = self._post("/apply-template", {"messages": messages})["prompt"]
+        return prompt
+
+    def log_probabilities(self, prompt: list[int], size: int) -> npt.NDArray[np.float64]:
+        """Of every token after `prompt`, [size]; NaN where the probability is 0 in float32."""
+        body = {
+            "prompt": prompt,
+            "n_predict": 1,
+            "n_probs": size,
+            "samplers": [],
+            "cache_prompt": False,
+            # An answer that ends at once comes without probabilities.
+            "ignore_eos": True,
+        }
+        listed = self._post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+        found = np.full(size, np.nan)
+        for entry in listed:
+            # Probabilities that are 0 in float32 come as its lowest number.
+            if entry["logprob"] > -1e30:
+                found[entry["id"]] = entry["logprob"]
+        return found
+
+    def differences(
+        self, tokens: list[int], logits: npt.NDArray[np.float32], lengths: tuple[int, ...] = (1, 5, 17, 40)
+    ) -> npt.NDArray[np.float64]:
+        """By how much each log probability differs, [lengths, vocabulary], after the first so many of
+        `tokens` [n]; `logits` [n, vocabulary] are those expected after each.
+        """
+        rows = []
+        for length in lengths:
+            row = logits[length - 1].astype(np.float64)
+            found = self.log_probabilities(tokens[:length], len(row))
+            rows.append(found - (row - np.logaddexp.reduce(row)))
+        return np.array(rows)
+
+    def _post(self, route: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            self._server.listening_address + route,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+
+def plain_vocabulary(size: int) -> dict[str, Any]:
+    """Keys of a tokenizer with this many tokens, which llama.cpp wants even for prompts of token ids."""
+    keys = {
+        "model": "gpt2",
+        "pre": "default",
+        "tokens": [chr(0x100 + i) for i in range(size)],
+        "token_type": [1] * size,
+        "merges": ["\u0100 \u0101"],
+        "eos_token_id": 2,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
