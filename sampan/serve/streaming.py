@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sampan.errors import SampanError
+from sampan.serve.direct import ChunkSender, DirectPath
 from sampan.serve.errors import Problem, error_event, internal_problem, is_anthropic, problem_of
 from sampan.serve.logs import log_failure
 from sampan.serve.record import current_record
@@ -32,12 +33,11 @@ class ClientWatch:
     """An `async with` block that ends when the client leaves: what it awaits is cancelled, and the block
     raises ClientDisconnect. The request's body has been read by then.
 
-    Whoever sends in the block sets `sending` while a send is awaited, and counts what was `sent`.
+    `sender`: who sends in the block.
     """
 
     def __init__(self, receive: Receive) -> None:
-        self.sending = False
-        self.sent = 0
+        self.sender: ChunkSender | None = None
         self._receive = receive
         self._left = False
 
@@ -58,18 +58,21 @@ class ClientWatch:
 
     async def _wait(self) -> None:
         while True:
-            sent = self.sent
+            sent = self._sent()
             try:
                 async with asyncio.timeout(STALL_S):
                     message = await self._receive()
             except TimeoutError:
-                if self.sending and self.sent == sent:
+                if self.sender is not None and self.sender.waits and self._sent() == sent:
                     break
             else:
                 if message["type"] == "http.disconnect":
                     break
         self._left = True
         self._task.cancel()
+
+    def _sent(self) -> int:
+        return 0 if self.sender is None else self.sender.sent
 
 
 class EventStream(Response):
@@ -81,33 +84,48 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, request: Request, first: asyncio.Future[bytes], chunks: AsyncGenerator[bytes, None]
+        self,
+        request: Request,
+        first: asyncio.Future[bytes],
+        chunks: AsyncGenerator[bytes, None],
+        direct: DirectPath | None = None,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._request = request
         self._first = first
         self._chunks = chunks
+        self._direct = direct
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._chunks):
+        async with aclosing(self._chunks) as chunks:
             try:
                 async with ClientWatch(receive) as watch:
                     # A task of its own: each chunk would otherwise wake up through every middleware.
-                    await asyncio.create_task(self._send_all(send, watch))
+                    await asyncio.create_task(self._send_all(chunks, send, watch))
             except ClientDisconnect:
                 return
 
-    async def _send_all(self, send: Send, watch: ClientWatch) -> None:
-        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        await send(start)
-        keeper = asyncio.create_task(self._keep_alive(send, watch))
+    async def _send_all(self, chunks: AsyncGenerator[bytes, None], send: Send, watch: ClientWatch) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sender = watch.sender = ChunkSender(send)
+        keeper = asyncio.create_task(self._keep_alive(send, sender))
         try:
-            await _send_chunk(await self._first_chunk(), send, watch)
-            async for chunk in self._chunks:
-                await _send_chunk(chunk, send, watch)
+            first = await self._first_chunk()
+            if self._direct is not None:
+                self._direct.send_with(sender)
+            if first:
+                sender.begin(first)
+            await sender.finish()
+            async for chunk in chunks:
+                # What went the direct way comes first.
+                await sender.finish()
+                if chunk:
+                    sender.begin(chunk)
+                await sender.finish()
         finally:
             keeper.cancel()
+            sender.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _first_chunk(self) -> bytes:
@@ -116,28 +134,23 @@ class EventStream(Response):
         except Exception as error:
             return error_event(self._request.url.path, stream_problem(self._request, error))
 
-    async def _keep_alive(self, send: Send, watch: ClientWatch) -> None:
+    async def _keep_alive(self, send: Send, sender: ChunkSender) -> None:
         # Anthropic has an event for this; OpenAI has none, but a comment is passed over by every client.
         anthropic = is_anthropic(self._request.url.path)
         sign = named_event("ping").encode() if anthropic else b": keep-alive\n\n"
         while True:
-            sent = watch.sent
+            sent = sender.sent
             await asyncio.sleep(KEEP_ALIVE_S)
-            if watch.sent == sent and not watch.sending:
-                await _send_chunk(sign, send, watch)
+            if sender.sent == sent and not sender.waits:
+                await send({"type": "http.response.body", "body": sign, "more_body": True})
 
 
-async def _send_chunk(chunk: bytes, send: Send, watch: ClientWatch) -> None:
-    if chunk:
-        watch.sending = True
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        watch.sending = False
-        watch.sent += 1
-
-
-async def respond_with_events(request: Request, chunks: AsyncGenerator[bytes, None]) -> Response:
+async def respond_with_events(
+    request: Request, chunks: AsyncGenerator[bytes, None], direct: DirectPath | None = None
+) -> Response:
     """A streamed answer. Its first chunk, which may be empty, is awaited here for `KEEP_ALIVE_S` seconds:
-    what it raises by then can still become a status of its own.
+    what it raises by then can still become a status of its own. `direct`: how more of it may be sent while
+    `chunks` waits.
     """
     first = asyncio.ensure_future(anext(chunks))
     try:
@@ -152,7 +165,7 @@ async def respond_with_events(request: Request, chunks: AsyncGenerator[bytes, No
         return Response(status_code=CLIENT_LEFT)
     if first.done():
         first.result()
-    return EventStream(request, first, chunks)
+    return EventStream(request, first, chunks, direct)
 
 
 async def respond_whole(request: Request, response: Awaitable[Response]) -> Response:
