@@ -1,6 +1,6 @@
 """Write a pack of a well-known shape with random weights, to measure speed without the real ones.
 
-    python bench/random_model.py qwen3-0.6b OUT.pack [--format q4|q8|q4k] [--layers N]
+    python bench/random_model.py qwen3-0.6b OUT.pack [--format FORMAT] [--layers N]
 
 Speed does not depend on the values. Such a pack has no tokenizer; `sampan bench OUT.pack` feeds it token ids.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sampan.engine.logprobs import TokenLogprob
     from sampan.engine.runner import Runner
     from sampan.engine.sequence import FinishReason
+    from sampan.formats import MatrixFormat
     from sampan.hub.home import Progress
     from sampan.models.tokenizer import Tokenizer
     from sampan.weights.pack import Pack
@@ -215,7 +216,7 @@ def start_model(
 
     started = time.perf_counter()
     tokenizer = load_tokenizer(pack)
-    compile_kernels(progress)
+    compile_kernels(pack.formats, progress)
     runner = Runner(
         pack,
         context=context,
@@ -243,13 +244,15 @@ def start_model(
     return Model(reference, pack, runner, engine, tokenizer, load_s=time.perf_counter() - started)
 
 
-def compile_kernels(progress: Progress | None = None) -> None:
-    """Compile this machine's kernels, or read them where they have been compiled; once per process."""
+def compile_kernels(formats: Collection[MatrixFormat], progress: Progress | None = None) -> None:
+    """Compile this machine's kernels for matrices of these formats, or read them where they have been
+    compiled; once per process.
+    """
     from sampan.kernels.compiled import entry_point, is_compiled
 
-    if progress is not None and not is_compiled(kernels_folder()):
+    if progress is not None and not is_compiled(kernels_folder(), formats):
         progress("compiling the kernels for this machine, once", 0, None)
-    entry_point(kernels_folder())
+    entry_point(kernels_folder(), formats)
 
 
 def kernels_folder() -> Path:

@@ -98,7 +98,7 @@ def emulate() -> None:
         assert status == 0, status
         return int(outcome[0])
 
-    runner.entry_point = lambda _folder: entry
+    runner.entry_point = lambda _folder, _formats: entry
 
 
 def logits_of(paths: list[Path], kernel_folder: Path) -> dict[str, np.ndarray]:
@@ -134,7 +134,7 @@ def compare() -> int:
     """Make packs of every family and format, run both, and print what differs; the number of differences."""
     from sampan.api import kernels_folder
     from sampan.convert.random_pack import random_pack
-    from sampan.formats import Q4, Q4K, Q8
+    from sampan.formats import COMPACT_FORMATS, Q4, Q4K, Q8
     from sampan.kernels.tiers import TIER
     from tests.engine.packs import HYBRID, PLAIN, RICH, golden_pack
     from tests.models.model_files import CASES
@@ -142,7 +142,8 @@ def compare() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         paths = [golden_pack(case, folder) for case in CASES]
-        for config, form in ((PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8), (HYBRID, Q4)):
+        compact = tuple((PLAIN, form) for form in COMPACT_FORMATS)
+        for config, form in ((PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8), (HYBRID, Q4), *compact):
             paths.append(folder / f"random-{form.name}.pack")
             random_pack(config, paths[-1], form)
         command = [sys.executable, __file__, str(folder / "logits.npz"), *map(str, paths)]

@@ -86,9 +86,8 @@ class Runner:
         )
         self._ropes = [inverse_frequencies(rope, context) for rope in config.ropes]
         step = self._program.step.words
-        self._pool = ThreadPool(
-            entry_point(kernel_folder), threads, self._program.ops, step, self._program.scratch_bytes
-        )
+        entry = entry_point(kernel_folder, pack.formats)
+        self._pool = ThreadPool(entry, threads, self._program.ops, step, self._program.scratch_bytes)
 
     def forward(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         """Run the spans in one step, writing their keys and values to their pages.

@@ -12,7 +12,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,8 @@ from sampan import formats
 Entry = Callable[[int, int], int]
 
 SYMBOL = "sampan_enter"
+# The part of the kernels that every model needs; the others are named as the matrix formats.
+INTERPRETER = "interpreter"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # Engines own the memory of the functions made from them.
 _engines: list[object] = []
@@ -54,9 +56,14 @@ def source_key() -> str:
     return digest.hexdigest()[:24]
 
 
-def code_path(folder: Path) -> Path:
-    """Where this build's machine code lies in `folder`."""
-    return folder / f"{source_key()}.kernels"
+def code_path(folder: Path, part: str = INTERPRETER) -> Path:
+    """Where a part of this build's machine code lies in `folder`."""
+    return folder / f"{source_key()}.{part}.kernels"
+
+
+def product_symbol(format_name: str) -> str:
+    """The symbol of a matrix format's products."""
+    return f"sampan_product_{format_name}"
 
 
 def write_code(path: Path, code: bytes) -> None:
@@ -82,13 +89,22 @@ def read_code(path: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def link(code: bytes) -> Entry:
-    """The entry point of an object file, ready to call; calls let go of the GIL."""
+def link(interpreter: bytes, products: Mapping[str, bytes]) -> Entry:
+    """The entry point of object files, ready to call; calls let go of the GIL.
+
+    `products`: those of matrix formats, by name. A step with a matrix of another format ends the process.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    missing = [product_symbol(name) for name in formats.MATRIX_FORMATS if name not in products]
+    traps = "".join(
+        f"define void @{symbol}() {{ call void @llvm.trap() unreachable }}\n" for symbol in missing
+    )
+    module = llvm.parse_assembly("declare void @llvm.trap()\n" + traps)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    for code in (*products.values(), interpreter):
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)

@@ -145,7 +145,7 @@ def run_bench(
             prefill.append(limits.beside_dots(partial(prefill_rate, model, tokens[:prompt_tokens], dial)))
             for size in streams:
                 batch[size].append(decode_rate(model, many[:size], generated_tokens, dial))
-        config = model.config
+        config, formats = model.config, model.pack.formats
         used = {
             size: _experts_used(model, tokens[:size], generated_tokens, dial)
             for size in {*contexts, prompt_tokens}
@@ -190,7 +190,7 @@ def run_bench(
         batch=tuple(BatchFigure(size, statistics.median(batch[size])) for size in streams),
         start=start,
         peak_rss_bytes=start.peak_rss_bytes,
-        first_compile_s=measure_first_compile() if first_compile else None,
+        first_compile_s=measure_first_compile(formats) if first_compile else None,
         experts=ExpertChoice(dial.count_for(config), dial.mass) if config.sparse_count else None,
     )
 

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sampan.errors import SampanError
+from sampan.formats import MATRIX_FORMATS, MatrixFormat
 
 _PROMPT_TOKENS = 16
 
@@ -50,9 +52,9 @@ def measure_start(
     )
 
 
-def measure_first_compile() -> float:
-    """Seconds to compile the kernels in a new process with an empty cache."""
-    return float(_launch({"compile": True})["compile_s"])
+def measure_first_compile(formats: Collection[MatrixFormat]) -> float:
+    """Seconds to compile the kernels for these formats in a new process with an empty cache."""
+    return float(_launch({"compile": sorted(format.name for format in formats)})["compile_s"])
 
 
 def _launch(job: dict[str, Any]) -> dict[str, Any]:
@@ -91,15 +93,15 @@ def _start(job: dict[str, Any]) -> dict[str, Any]:
     return {"load_s": load_s, "first_token_s": first_token_s, "peak_rss_bytes": peak_memory()}
 
 
-def _compile() -> dict[str, Any]:
+def _compile(format_names: list[str]) -> dict[str, Any]:
     from sampan.kernels.compiled import entry_point
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        entry_point(Path(folder))
+        entry_point(Path(folder), [MATRIX_FORMATS[name] for name in format_names])
         return {"compile_s": time.perf_counter() - started}
 
 
 if __name__ == "__main__":
     _job = json.loads(sys.argv[1])
-    print(json.dumps(_compile() if "compile" in _job else _start(_job)))
+    print(json.dumps(_compile(_job["compile"]) if "compile" in _job else _start(_job)))

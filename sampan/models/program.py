@@ -15,7 +15,7 @@ from sampan.cache.layout import KeyValueLayout
 from sampan.cache.states import StateLayout
 from sampan.config import ModelConfig
 from sampan.errors import UnsupportedError
-from sampan.formats import BLOCK_ROWS, COMPACT_FORMATS
+from sampan.formats import BLOCK_ROWS
 from sampan.kernels import layout as k
 from sampan.models.op_table import (
     Floats,
@@ -181,9 +181,6 @@ def build_program(
     config = pack.config
     most = max_experts or config.experts_per_token
     _check(config, rows, context, most)
-    compact = [name for name, matrix in pack.matrices.items() if matrix.format in COMPACT_FORMATS]
-    if compact:
-        raise UnsupportedError(f"{pack.path}: there is no kernel yet for the format of {compact[0]!r}")
     b = OpTable(rows)
     step = _new_step(config, rows, rows)
 

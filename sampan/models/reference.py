@@ -1,11 +1,12 @@
 """The NumPy float32 twin of the engine: the same mathematics, written to be read.
 
-Kernels, quantization and the whole engine are measured against it. Weights are float32 and stay in memory.
+Kernels, quantization and the whole engine are measured against it. Weights are float32 and stay in memory
+until they are released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,11 @@ from sampan.weights.source import TensorSource
 
 Array = npt.NDArray[np.float32]
 
+Observer = Callable[[str, Array, Array | None], None]
+"""Sees a matrix's name and what it is about to be multiplied with, [n, columns], and for an expert the weight
+of each row in the layer's output, [n].
+"""
+
 
 @dataclass
 class ReferenceCache:
@@ -37,11 +43,26 @@ class ReferenceCache:
     length: int = 0
 
 
+@dataclass(frozen=True)
+class ReferenceSpan:
+    """New tokens of one sequence: its cache, and which rows of the hidden states are theirs."""
+
+    cache: ReferenceCache
+    rows: slice
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Of the new tokens in their sequence."""
+        first = self.cache.length
+        return np.arange(first, first + self.rows.stop - self.rows.start)
+
+
 class ReferenceModel:
     """A decoder-only transformer over any `ModelConfig`.
 
     `get_matrix(name)` and `get_vector(name)` give the pack's tensors (docs/architecture.md) as float32 arrays
-    [rows, columns] and [n]; each is asked once. `context` is what `rope.inverse_frequencies` wants.
+    [rows, columns] and [n]; each is asked once. `context` is what `rope.inverse_frequencies` wants. `forward`
+    is `embed`, `layer` for each layer and `logits`; a caller of these can `release` a layer when it is done.
 
     `experts_per_token` and `expert_mass` are the dials of `routing.route`, and may be set at any time.
     `expert_usage` [layers, experts] int64 counts, over all calls, the tokens that each expert had a part in;
@@ -50,6 +71,9 @@ class ReferenceModel:
     why; `hidden` [tokens, hidden_size] what the last norm made of them. With `follow` set to such routes, the
     next calls take experts from there and choose none: two engines can then be compared whose rounding parts
     them where two experts are almost equally good.
+
+    `observe`, when set, is called before every product with a matrix of the pack; see `Observer`. Each head's
+    `key_up` is observed with the queries that the engine multiplies it with.
     """
 
     def __init__(
@@ -70,8 +94,9 @@ class ReferenceModel:
         self.routes = np.empty((0, 0, 0), np.int32)
         self.router_logits = np.empty((0, 0, 0), np.float32)
         self.follow: npt.NDArray[np.int32] | None = None
-        self._routes: list[npt.NDArray[np.int32]] = []
-        self._router_logits: list[Array] = []
+        self.observe: Observer | None = None
+        self._routes: dict[int, npt.NDArray[np.int32]] = {}
+        self._router_logits: dict[int, Array] = {}
         self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
 
     @staticmethod
@@ -107,66 +132,86 @@ class ReferenceModel:
 
         RequestError for tokens outside the vocabulary.
         """
+        if cache is None:
+            cache = self.new_cache()
+        self._routes, self._router_logits = {}, {}
+        hidden = self.embed(tokens)
+        span = ReferenceSpan(cache, slice(0, len(hidden)))
+        for layer in range(self.config.layer_count):
+            hidden = self.layer(layer, hidden, [span])
+        cache.length += len(hidden)
+        if self._routes:
+            self.routes = np.stack(list(self._routes.values()))
+            self.router_logits = np.stack(list(self._router_logits.values()))
+        return self.logits(hidden)
+
+    def embed(self, tokens: npt.ArrayLike) -> Array:
+        """Hidden states [n, hidden_size] before the first layer. RequestError for tokens outside the
+        vocabulary.
+        """
         config = self.config
         ids = np.asarray(tokens, dtype=np.int64)
         if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size):
             raise RequestError(f"tokens must be a list of ids below {config.vocab_size}")
-        if cache is None:
-            cache = self.new_cache()
-        self._routes, self._router_logits = [], []
-        positions = np.arange(cache.length, cache.length + len(ids))
-        hidden = self._matrix("embedding")[ids] * np.float32(config.embedding_scale)
-        rotations = [_rotation(frequencies, factor, positions) for frequencies, factor in self._ropes]
-        for layer in range(config.layer_count):
-            hidden = self._layer(layer, hidden, positions, rotations[config.layer_ropes[layer]], cache)
-        cache.length += len(ids)
-        if self._routes:
-            self.routes = np.stack(self._routes)
-            self.router_logits = np.stack(self._router_logits)
-        hidden = self.hidden = self._norm("output_norm", hidden)
-        output = self._matrix("embedding" if config.tied_embeddings else "output")
-        return (hidden @ output.T) * np.float32(config.logit_scale)
+        hidden: Array = self._matrix("embedding")[ids] * np.float32(config.embedding_scale)
+        return hidden
 
-    def _layer(
-        self,
-        layer: int,
-        hidden: Array,
-        positions: npt.NDArray[np.int64],
-        rotation: tuple[Array, Array],
-        cache: ReferenceCache,
-    ) -> Array:
+    def logits(self, hidden: Array) -> Array:
+        """Logits [n, vocab_size] of what the last layer gave, [n, hidden_size]."""
+        self.hidden = self.output_norm(hidden)
+        output = "embedding" if self.config.tied_embeddings else "output"
+        return self._product(output, self.hidden) * np.float32(self.config.logit_scale)
+
+    def output_norm(self, hidden: Array) -> Array:
+        """What the last norm makes of hidden states [n, hidden_size]."""
+        return self._norm("output_norm", hidden)
+
+    def layer(self, layer: int, hidden: Array, spans: Sequence[ReferenceSpan]) -> Array:
+        """Hidden states [n, hidden_size] after a layer. The spans have all rows, each one its own; keys and
+        values are added to their caches, but the caches' `length` is left to the caller.
+        """
         config = self.config
         name = f"layers.{layer}."
         scale = np.float32(config.residual_scale)
 
         normed = self._norm(name + "attention_norm", hidden)
         if config.is_linear(layer):
-            update = self._linear(name + "linear.", normed, cache.states[layer])
+            update = self._linear(layer, normed, spans)
         else:
-            update = self._attention(layer, normed, positions, rotation, cache)
+            update = self._attention(layer, normed, spans)
         if config.sandwich_norms:
             update = self._norm(name + "attention_post_norm", update)
         hidden = hidden + update * scale
 
         normed = self._norm(name + "mlp_norm", hidden)
         sparse = config.is_sparse(layer)
-        update = self._experts(layer, normed) if sparse else self._mlp(name + "mlp", normed)
+        update = self._experts(layer, normed) if sparse else self.mlp(name + "mlp", normed)
         if config.sandwich_norms:
             update = self._norm(name + "mlp_post_norm", update)
         return hidden + update * scale
 
-    def _linear(self, name: str, hidden: Array, state: LinearState) -> Array:
+    def release(self, prefix: str) -> None:
+        """Forget the weights whose names begin like this; they are asked again when they are needed."""
+        self._weights = {name: value for name, value in self._weights.items() if not name.startswith(prefix)}
+
+    def _linear(self, layer: int, hidden: Array, spans: Sequence[ReferenceSpan]) -> Array:
+        name = f"layers.{layer}.linear."
         return gated_delta_net(
             self.config,
             hidden,
-            state,
-            lambda part: self._matrix(name + part),
+            [(span.cache.states[layer], span.rows) for span in spans],
+            lambda part, inputs: self._product(name + part, inputs),
             lambda part: self._vector(name + part),
         )
 
-    def _mlp(self, name: str, hidden: Array) -> Array:
-        gate = _activate(self.config.activation, hidden @ self._matrix(name + ".gate").T)
-        return (gate * (hidden @ self._matrix(name + ".up").T)) @ self._matrix(name + ".down").T
+    def layer_routes(self, layer: int) -> npt.NDArray[np.int32] | None:
+        """Of a sparse layer that was just computed: `routes`, [tokens, experts per token]."""
+        return self._routes.get(layer)
+
+    def mlp(self, name: str, hidden: Array, weights: Array | None = None) -> Array:
+        """What an expert or another MLP makes of [n, hidden_size]. `weights` [n] are what `observe` sees."""
+        gate = _activate(self.config.activation, self._product(name + ".gate", hidden, weights))
+        return self._product(name + ".down", gate * self._product(name + ".up", hidden, weights), weights)
 
     def _experts(self, layer: int, hidden: Array) -> Array:
         config = self.config
@@ -182,18 +227,19 @@ class ReferenceModel:
                 expert_mass=self.expert_mass,
             )
         else:
-            chosen = self.follow[len(self._routes)].astype(np.int64)
+            chosen = self.follow[sum(config.sparse_layers[:layer])].astype(np.int64)
             weights = weights_of(chosen, logits, config)
-        self._router_logits.append(logits)
-        self._routes.append(np.where(weights != 0, chosen, -1).astype(np.int32))
+        self._router_logits[layer] = logits
+        self._routes[layer] = np.where(weights != 0, chosen, -1).astype(np.int32)
         update = np.zeros_like(hidden)
         for expert in np.unique(chosen[weights != 0]):
             tokens, ranks = np.nonzero((chosen == expert) & (weights != 0))
-            output = self._mlp(f"{name}experts.{expert}", hidden[tokens])
-            update[tokens] += output * weights[tokens, ranks, None]
+            shares = weights[tokens, ranks]
+            output = self.mlp(f"{name}experts.{expert}", hidden[tokens], shares)
+            update[tokens] += output * shares[:, None]
             self.expert_usage[layer, expert] += len(tokens)
         if config.shared_intermediate_size:
-            shared = self._mlp(name + "shared", hidden)
+            shared = self.mlp(name + "shared", hidden)
             if config.shared_expert_gate:
                 shared = shared * sigmoid(hidden @ self._vector(name + "shared_gate")[:, None])
             update = update + shared
@@ -203,23 +249,17 @@ class ReferenceModel:
         """What a sparse layer adds to the scores it selects by, [experts]."""
         return self._vector(f"layers.{layer}.router_bias") if self.config.router_bias else None
 
-    def _attention(
-        self,
-        layer: int,
-        hidden: Array,
-        positions: npt.NDArray[np.int64],
-        rotation: tuple[Array, Array],
-        cache: ReferenceCache,
-    ) -> Array:
+    def _attention(self, layer: int, hidden: Array, spans: Sequence[ReferenceSpan]) -> Array:
         config = self.config
         name = f"layers.{layer}.attention."
-        output = self._matrix(name + "output")
+        positions = np.concatenate([span.positions for span in spans])
+        rotation = _rotation(*self._ropes[config.layer_ropes[layer]], positions)
         if config.latent_size:
-            new_query, new_key, new_value = self._latent_heads(name, hidden, rotation)
-            return self._attend(layer, new_query, new_key, new_value, positions, cache) @ output.T
+            heads = self._attend(layer, *self._latent_heads(name, hidden, rotation), spans)
+            return self._product(name + "output", heads)
 
         def project(which: str, heads: int) -> Array:
-            projected = hidden @ self._matrix(name + which).T
+            projected = self._product(name + which, hidden)
             if config.attention_bias:
                 projected = projected + self._vector(f"{name}{which}_bias")
             if config.qk_norm_wide and which != "value":
@@ -237,12 +277,14 @@ class ReferenceModel:
 
         query = project("query", config.head_count)
         key, value = project("key", config.kv_head_count), project("value", config.kv_head_count)
-        heads = self._attend(layer, query, key, value, positions, cache)
+        heads = self._attend(layer, query, key, value, spans)
         if config.attention_output_gate:
-            heads = heads * sigmoid(hidden @ self._matrix(name + "gate").T)
-        return heads @ output.T
+            heads = heads * sigmoid(self._product(name + "gate", hidden))
+        return self._product(name + "output", heads)
 
-    def _latent_heads(self, name: str, hidden: Array, rotation: tuple[Array, Array]) -> tuple[Array, ...]:
+    def _latent_heads(
+        self, name: str, hidden: Array, rotation: tuple[Array, Array]
+    ) -> tuple[Array, Array, Array]:
         """Queries, keys and values of every head, spelled out (DeepSeek-V2, arXiv:2405.04434, equations 9 to
         19 of its appendix C).
         """
@@ -250,43 +292,39 @@ class ReferenceModel:
         heads, latent = config.head_count, config.latent_size
         query_input = hidden
         if config.query_latent_size:
-            query_latent = hidden @ self._matrix(name + "query_latent").T
+            query_latent = self._product(name + "query_latent", hidden)
             query_input = self._norm(name + "query_latent_norm", query_latent)
-        plain = (query_input @ self._matrix(name + "query").T).reshape(len(hidden), heads, -1)
-        rotated = (query_input @ self._matrix(name + "query_rope").T).reshape(len(hidden), heads, -1)
+        plain = self._product(name + "query", query_input).reshape(len(hidden), heads, -1)
+        rotated = self._product(name + "query_rope", query_input).reshape(len(hidden), heads, -1)
         query = np.concatenate([plain, _rotate(rotated, *rotation)], axis=-1)
 
-        compressed = self._norm(name + "latent_norm", hidden @ self._matrix(name + "latent").T)
+        compressed = self._norm(name + "latent_norm", self._product(name + "latent", hidden))
+        self._observe(name + "key_up", plain.reshape(-1, config.plain_dim))
         key_up = self._matrix(name + "key_up").reshape(heads, latent, config.plain_dim)
-        value_up = self._matrix(name + "value_up").reshape(heads, config.value_dim, latent)
         plain_key = np.einsum("tl,hlp->thp", compressed, key_up)
-        value = np.einsum("tl,hvl->thv", compressed, value_up)
-        shared = _rotate((hidden @ self._matrix(name + "key_rope").T)[:, None], *rotation)
+        value = self._product(name + "value_up", compressed).reshape(len(hidden), heads, config.value_dim)
+        shared = _rotate(self._product(name + "key_rope", hidden)[:, None], *rotation)
         key = np.concatenate([plain_key, np.repeat(shared, heads, axis=1)], axis=-1)
         return query, key, value
 
     def _attend(
-        self,
-        layer: int,
-        query: Array,
-        key: Array,
-        value: Array,
-        positions: npt.NDArray[np.int64],
-        cache: ReferenceCache,
+        self, layer: int, query: Array, key: Array, value: Array, spans: Sequence[ReferenceSpan]
     ) -> Array:
-        """Attention over the cache and the new keys and values [tokens, heads, head size]: what the heads
-        give, side by side.
+        """Attention of each span over its cache and the new keys and values [tokens, heads, head size]: what
+        the heads give, side by side.
         """
         config = self.config
-        keys = cache.keys[layer] = np.concatenate([cache.keys[layer], key])
-        values = cache.values[layer] = np.concatenate([cache.values[layer], value])
-        visible = _visible(positions, len(keys), config.windows[layer])
-        heads = np.empty((len(query), config.head_count, values.shape[2]), np.float32)
-        shared = config.head_count // keys.shape[1]
-        for head in range(config.head_count):
-            scores = (query[:, head] @ keys[:, head // shared].T) * np.float32(config.attention_scale)
-            weights = _softmax(np.where(visible, scores, np.float32(-np.inf)))
-            heads[:, head] = weights @ values[:, head // shared]
+        heads = np.empty((len(query), config.head_count, value.shape[2]), np.float32)
+        shared = config.head_count // key.shape[1]
+        for span in spans:
+            cache, rows = span.cache, span.rows
+            keys = cache.keys[layer] = np.concatenate([cache.keys[layer], key[rows]])
+            values = cache.values[layer] = np.concatenate([cache.values[layer], value[rows]])
+            visible = _visible(span.positions, len(keys), config.windows[layer])
+            for head in range(config.head_count):
+                scores = (query[rows, head] @ keys[:, head // shared].T) * np.float32(config.attention_scale)
+                weights = _softmax(np.where(visible, scores, np.float32(-np.inf)))
+                heads[rows, head] = weights @ values[:, head // shared]
         return heads.reshape(len(query), -1)
 
     def _norm(self, name: str, values: Array) -> Array:
@@ -294,6 +332,14 @@ class ReferenceModel:
         mean_square = np.mean(values * values, axis=-1, keepdims=True)
         normed: Array = values / np.sqrt(mean_square + np.float32(self.config.norm_epsilon))
         return normed * self._vector(name)
+
+    def _product(self, name: str, inputs: Array, weights: Array | None = None) -> Array:
+        self._observe(name, inputs, weights)
+        return inputs @ self._matrix(name).T
+
+    def _observe(self, name: str, inputs: Array, weights: Array | None = None) -> None:
+        if self.observe is not None:
+            self.observe(name, inputs, weights)
 
     def _matrix(self, name: str) -> Array:
         return self._weight(name, "matrix")

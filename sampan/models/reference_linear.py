@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,33 +42,45 @@ class LinearState:
 def gated_delta_net(
     config: ModelConfig,
     hidden: Array,
-    state: LinearState,
-    matrix: Callable[[str], Array],
+    spans: Sequence[tuple[LinearState, slice]],
+    product: Callable[[str, Array], Array],
     vector: Callable[[str], Array],
 ) -> Array:
-    """What a linear layer adds for normed hidden states [n, hidden size] that follow each other; `state` goes
-    along. `matrix` and `vector` give the layer's tensors.
+    """What a linear layer adds for normed hidden states [n, hidden size]. The rows of a span follow each
+    other; its state goes along. `product` gives a matrix of the layer times inputs, and `vector` a vector of
+    it.
     """
-    mixed = np.concatenate([state.recent, hidden @ matrix("query_key_value").T])
-    state.recent = mixed[len(hidden) :].copy()
-    query, key, value = _heads(config, _convolved(mixed, vector("conv"), len(hidden)))
-    beta = sigmoid(hidden @ matrix("beta").T)
-    softplus = np.logaddexp(np.float32(0), hidden @ matrix("decay").T + vector("decay_bias"))
+    channels = product("query_key_value", hidden)
+    beta = sigmoid(product("beta", hidden))
+    softplus = np.logaddexp(np.float32(0), product("decay", hidden) + vector("decay_bias"))
     decay = np.exp(vector("decay_rate") * softplus)
+    outputs = np.empty((len(hidden), config.linear_value_heads, config.linear_value_dim), np.float32)
+    for state, rows in spans:
+        outputs[rows] = _recurrence(config, channels[rows], beta[rows], decay[rows], state, vector("conv"))
 
+    mean_square = np.mean(outputs * outputs, axis=-1, keepdims=True)
+    normed = outputs / np.sqrt(mean_square + np.float32(config.norm_epsilon)) * vector("norm")
+    gated = normed.reshape(len(hidden), -1) * _silu(product("gate", hidden))
+    return product("output", gated)
+
+
+def _recurrence(
+    config: ModelConfig, channels: Array, beta: Array, decay: Array, state: LinearState, conv: Array
+) -> Array:
+    """What the heads give, [n, value heads, value dim], for channels [n, channels] of tokens that follow each
+    other.
+    """
+    mixed = np.concatenate([state.recent, channels])
+    state.recent = mixed[len(channels) :].copy()
+    query, key, value = _heads(config, _convolved(mixed, conv, len(channels)))
     outputs = np.empty_like(value)
-    for token in range(len(hidden)):
+    for token in range(len(channels)):
         memory = state.memory * decay[token, :, None, None]
         recalled = np.einsum("hkv,hk->hv", memory, key[token])
         update = (value[token] - recalled) * beta[token, :, None]
         state.memory = memory + key[token, :, :, None] * update[:, None, :]
         outputs[token] = np.einsum("hkv,hk->hv", state.memory, query[token])
-
-    mean_square = np.mean(outputs * outputs, axis=-1, keepdims=True)
-    normed = outputs / np.sqrt(mean_square + np.float32(config.norm_epsilon)) * vector("norm")
-    gated = normed.reshape(len(hidden), -1) * _silu(hidden @ matrix("gate").T)
-    output: Array = gated @ matrix("output").T
-    return output
+    return outputs
 
 
 def _convolved(mixed: Array, conv: Array, count: int) -> Array:

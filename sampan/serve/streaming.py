@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sampan.errors import SampanError
+from sampan.serve.direct import ChunkSender, DirectPath
 from sampan.serve.errors import Problem, internal_problem, problem_of
 from sampan.serve.logs import log_failure
 from sampan.serve.record import current_record
@@ -28,12 +29,11 @@ class ClientWatch:
     """An `async with` block that ends when the client leaves: what it awaits is cancelled, and the block
     raises ClientDisconnect. The request's body has been read by then.
 
-    Whoever sends in the block sets `sending` while a send is awaited, and counts what was `sent`.
+    `sender`: who sends in the block.
     """
 
     def __init__(self, receive: Receive) -> None:
-        self.sending = False
-        self.sent = 0
+        self.sender: ChunkSender | None = None
         self._receive = receive
         self._left = False
 
@@ -54,18 +54,21 @@ class ClientWatch:
 
     async def _wait(self) -> None:
         while True:
-            sent = self.sent
+            sent = self._sent()
             try:
                 async with asyncio.timeout(STALL_S):
                     message = await self._receive()
             except TimeoutError:
-                if self.sending and self.sent == sent:
+                if self.sender is not None and self.sender.waits and self._sent() == sent:
                     break
             else:
                 if message["type"] == "http.disconnect":
                     break
         self._left = True
         self._task.cancel()
+
+    def _sent(self) -> int:
+        return 0 if self.sender is None else self.sender.sent
 
 
 class EventStream(Response):
@@ -75,11 +78,14 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, first: bytes, chunks: AsyncGenerator[bytes, None], direct: DirectPath | None = None
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._chunks = chunks
+        self._direct = direct
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:
@@ -91,30 +97,37 @@ class EventStream(Response):
                 return
 
     async def _send_all(self, chunks: AsyncGenerator[bytes, None], send: Send, watch: ClientWatch) -> None:
-        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        await send(start)
-        if self._first:
-            await send({"type": "http.response.body", "body": self._first, "more_body": True})
-        async for chunk in chunks:
-            if not chunk:
-                continue
-            watch.sending = True
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            watch.sending = False
-            watch.sent += 1
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sender = watch.sender = ChunkSender(send)
+        if self._direct is not None:
+            self._direct.send_with(sender)
+        try:
+            if self._first:
+                sender.begin(self._first)
+            await sender.finish()
+            async for chunk in chunks:
+                # What went the direct way comes first.
+                await sender.finish()
+                if chunk:
+                    sender.begin(chunk)
+                await sender.finish()
+        finally:
+            sender.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def respond_with_events(request: Request, chunks: AsyncGenerator[bytes, None]) -> Response:
+async def respond_with_events(
+    request: Request, chunks: AsyncGenerator[bytes, None], direct: DirectPath | None = None
+) -> Response:
     """A streamed answer. Its first chunk, which may be empty, is awaited here: what it raises can still
-    become a status of its own.
+    become a status of its own. `direct`: how more of it may be sent while `chunks` waits.
     """
     try:
         async with ClientWatch(request.receive):
             first = await anext(chunks)
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
-    return EventStream(first, chunks)
+    return EventStream(first, chunks, direct)
 
 
 async def respond_whole(request: Request, response: Awaitable[Response]) -> Response:

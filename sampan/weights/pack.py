@@ -117,6 +117,11 @@ class Pack:
         """The blobs this pack has; one made without a tokenizer has none."""
         return BLOBS & self._tensors.keys()
 
+    @property
+    def formats(self) -> frozenset[MatrixFormat]:
+        """The formats of its matrices."""
+        return frozenset(matrix.format for matrix in self.matrices.values())
+
     def matrix_bytes(self, name: str) -> npt.NDArray[np.uint8]:
         """The records of a matrix, a view of the mapping."""
         matrix = self.matrices[name]

@@ -46,7 +46,7 @@ def quantize_q8(rows: npt.NDArray[np.float32], name: str = "matrix") -> npt.NDAr
     """
     check_columns(name, Q8, rows.shape[1])
     groups = rows.reshape(len(rows), -1, GROUP_SIZE)
-    _require_finite(groups, name)
+    require_finite(groups, name)
     scale = _covering_scale(np.abs(groups).max(axis=2), Q8.largest_code, name)
     codes = _codes(groups, scale, -Q8.largest_code, Q8.largest_code).astype(np.int8)
     return pack_q8(codes, scale)
@@ -61,7 +61,7 @@ def quantize_q4(rows: npt.NDArray[np.float32], name: str = "matrix") -> npt.NDAr
     """
     check_columns(name, Q4, rows.shape[1])
     groups = rows.reshape(len(rows), -1, GROUP_SIZE)
-    _require_finite(groups, name)
+    require_finite(groups, name)
     minimum = _floor_float16(groups.min(axis=2), name)
     above = groups - minimum.astype(np.float32)[..., None]
     scale = _covering_scale(above.max(axis=2), Q4.largest_code, name)
@@ -79,7 +79,7 @@ def quantize_compact(
     """
     check_columns(name, format, rows.shape[1])
     groups = rows.reshape(len(rows), -1, GROUP_SIZE)
-    _require_finite(groups, name)
+    require_finite(groups, name)
     return pack_compact(*round_compact(groups, format, name), format)
 
 
@@ -150,7 +150,7 @@ def _groupwise(values: npt.NDArray[np.float16], rows: int) -> npt.NDArray[np.flo
     return separate_rows(values, rows)[..., None].astype(np.float32)
 
 
-def _require_finite(groups: npt.NDArray[np.float32], name: str) -> None:
+def require_finite(groups: npt.NDArray[np.float32], name: str) -> None:
     if not np.isfinite(groups).all():
         raise FormatError(f"tensor {name!r} holds weights that are NaN or infinite; the file is damaged")
 

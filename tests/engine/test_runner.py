@@ -23,7 +23,7 @@ from sampan.convert.random_pack import random_pack
 from sampan.engine.engine import Engine
 from sampan.engine.options import SamplingOptions
 from sampan.engine.span import Span
-from sampan.formats import Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import Q2C, Q3C, Q4, Q4C, Q4K, Q8, MatrixFormat
 from sampan.models.reference import ReferenceModel
 from sampan.weights.layout import pack_layout
 from sampan.weights.pack import Pack
@@ -170,8 +170,12 @@ def golden_error_of(
     [
         *((PLAIN, Q4), (PLAIN, Q4K), (RICH, Q8), (RICH, Q4), (LATENT, Q8), (LATENT, Q4)),
         *((HYBRID, Q8), (HYBRID, Q4)),
+        *((PLAIN, Q4C), (RICH, Q3C), (LATENT, Q3C), (HYBRID, Q2C)),
     ],
-    ids=["plain-q4", "plain-q4k", "rich-q8", "rich-q4", "latent-q8", "latent-q4", "hybrid-q8", "hybrid-q4"],
+    ids=[
+        *("plain-q4", "plain-q4k", "rich-q8", "rich-q4", "latent-q8", "latent-q4", "hybrid-q8", "hybrid-q4"),
+        *("plain-q4c", "rich-q3c", "latent-q3c", "hybrid-q2c"),
+    ],
 )
 def test_long_prompts(
     config: ModelConfig, form: MatrixFormat, kind: KeyValueType, make: Make, open_random: OpenRandom

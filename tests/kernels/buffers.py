@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.formats import Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import COMPACT_FORMATS, MATRIX_FORMATS, Q4, Q8, MatrixFormat
 from sampan.kernels.memory import aligned_zeros
 
 Array = NDArray[Any]
-FORMATS = (Q4, Q8, Q4K)
+FORMATS = tuple(MATRIX_FORMATS.values())
 
 
 def aligned(values: Array) -> Array:
@@ -32,6 +32,8 @@ def random_matrix(random: np.random.Generator, form: MatrixFormat, rows: int, co
     """Random records of a [rows, columns] matrix with every code possible and finite scales."""
     records = random.integers(0, 256, form.matrix_bytes(rows, columns), dtype=np.uint8)
     records = records.reshape(-1, form.record_bytes)
+    if form in COMPACT_FORMATS:
+        return aligned(records.reshape(-1))
     half = (random.standard_normal((len(records), 32)) * 0.05).astype(np.float16).view(np.uint8)
     if form is Q4:
         records[:, 256:] = half

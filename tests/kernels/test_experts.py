@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampan.formats import Q4, Q4K, Q8, MatrixFormat
+from sampan.formats import Q2C, Q3C, Q4, Q4C, Q4K, Q8, MatrixFormat
 from sampan.kernels import experts, interpreter, reference
 from sampan.kernels import layout as k
 from sampan.kernels.jit import kernel
@@ -365,6 +365,8 @@ FORMS: list[Forms] = [
     (Q4K, Q4K, Q4K),
     (Q4, Q8, Q4K),
     (Q4K, Q4, Q4),
+    (Q3C, Q3C, Q4C),
+    (Q2C, Q4C, Q3C),
 ]
 
 

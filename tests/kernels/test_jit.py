@@ -15,8 +15,9 @@ import pytest
 
 import sampan
 from sampan.api import kernels_folder
-from sampan.errors import StorageError
-from sampan.kernels.compiled import entry_point, is_compiled
+from sampan.errors import MachineError, StorageError
+from sampan.formats import Q4, Q8
+from sampan.kernels.compiled import compile_parts, entry_point, is_compiled
 from sampan.kernels.machine_code import code_path, read_code, source_key, write_code
 
 PACKAGE = Path(sampan.__file__).parent
@@ -44,7 +45,9 @@ import json, sys
 from pathlib import Path
 from sampan.kernels.compiled import entry_point
 
-entry_point(Path(sys.argv[1]))
+from sampan.formats import Q4
+
+entry_point(Path(sys.argv[1]), [Q4])
 print(json.dumps("numba" in sys.modules))
 """
 
@@ -86,21 +89,49 @@ def test_the_key_changes_with_the_cpu() -> None:
 @compiled
 def test_another_process_loads_what_this_one_compiled() -> None:
     folder = kernels_folder()
-    entry_point(folder)
-    assert is_compiled(folder)
-    before = code_path(folder).stat().st_mtime_ns
+    entry_point(folder, [Q4])
+    assert is_compiled(folder, [Q4])
+    paths = [code_path(folder), code_path(folder, "q4")]
+    before = [path.stat().st_mtime_ns for path in paths]
     assert not run_python(LOAD, str(folder)), "loading compiled kernels does without Numba"
-    assert code_path(folder).stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+@compiled
+def test_only_the_formats_that_are_needed_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry_point(kernels_folder(), [Q4, Q8])
+    asked: list[list[str]] = []
+
+    def compile_parts(parts: list[str]) -> list[bytes]:
+        asked.append(parts)
+        codes = [read_code(code_path(kernels_folder(), part)) for part in parts]
+        return [code for code in codes if code is not None]
+
+    # Compiling takes many seconds and would give the same code.
+    monkeypatch.setattr("sampan.kernels.compiled.compile_parts", compile_parts)
+    entry_point(tmp_path, [Q4])
+    assert is_compiled(tmp_path, [Q4])
+    assert not is_compiled(tmp_path, [Q4, Q8])
+    entry_point(tmp_path, [Q8, Q4])
+    assert asked == [["interpreter", "q4"], ["q8"]]
+
+
+@compiled
+def test_a_part_that_cannot_be_compiled_is_a_clear_error() -> None:
+    with pytest.raises(MachineError, match=r"the kernels \(q5\) could not be compiled .*KeyError"):
+        compile_parts(["q5"])
 
 
 @compiled
 @pytest.mark.parametrize("damage", ["empty", "truncated", "one bit", "foreign"])
 def test_a_damaged_file_is_replaced(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry_point(kernels_folder())
+    entry_point(kernels_folder(), ())
     code = read_code(code_path(kernels_folder()))
     assert code is not None
-    # Compiling again takes half a minute and would give this code.
-    monkeypatch.setattr("sampan.kernels.compile.compile_entry", lambda: code)
+    # Compiling again takes many seconds and would give this code.
+    monkeypatch.setattr("sampan.kernels.compiled.compile_parts", lambda _parts: [code])
     path = code_path(tmp_path)
     write_code(path, code)
     content = path.read_bytes()
@@ -113,7 +144,7 @@ def test_a_damaged_file_is_replaced(damage: str, tmp_path: Path, monkeypatch: py
         }[damage]
     )
     assert read_code(path) is None
-    entry_point(tmp_path)
+    entry_point(tmp_path, ())
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path], "no file but the kernels is left"
 
@@ -122,4 +153,4 @@ def test_a_damaged_file_is_replaced(damage: str, tmp_path: Path, monkeypatch: py
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"cannot keep the compiled kernels in .*file.*SAMPAN_HOME"):
-        entry_point(tmp_path / "file")
+        entry_point(tmp_path / "file", ())

@@ -58,7 +58,7 @@ class _Counters:
             ops.append(new_op(words, k.COMBINE))
             ops[-1][k.OP_COUNT_WORD] = self.words[index]
         self.ops = np.ascontiguousarray(np.stack(ops))
-        self.pool = ThreadPool(entry_point(kernels_folder()), threads, self.ops, self.step, 4096)
+        self.pool = ThreadPool(entry_point(kernels_folder(), ()), threads, self.ops, self.step, 4096)
         self._twin = [total.copy() for total in self.totals]
 
     def run(self, sizes: list[int]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sampan.api import kernels_folder
+from sampan.formats import MATRIX_FORMATS
 from sampan.kernels.simd import emulation
 from sampan.kernels.tiers import (
     AVX2,
@@ -183,7 +184,7 @@ def test_machine_code_of_the_tiles(tier: Tier, machine: str, dot: str, register:
     assert report["tier"] == tier.name
     assert report["kernels"].keys() == {
         f"{name} {bits} bits {height} x {width}"
-        for name in ("q4", "q8", "q4k")
+        for name in MATRIX_FORMATS
         for bits in (8, 15)
         for height, width in tile_shapes(tier)
     }

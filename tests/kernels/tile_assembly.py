@@ -76,18 +76,19 @@ def main() -> None:
     # Numba asks these two what to compile for.
     llvm.get_process_triple = lambda: triple
     platform.machine = lambda: machine
-    from sampan.kernels.matmul import _make_tiles
+    from sampan.formats import MATRIX_FORMATS
+    from sampan.kernels.products import make_tile
     from sampan.kernels.tiers import TIER
 
     kernels = {}
     for height, width in sorted(tile_shapes(TIER)):
         for wide in (False, True):
-            for tile_kernel in _make_tiles(height, width, wide):
-                compiled: Any = tile_kernel
+            for name, format in MATRIX_FORMATS.items():
+                compiled: Any = make_tile(format, height, width, wide)
                 compiled.compile((types.int64,) * 9)
                 (assembly,) = compiled.inspect_asm().values()
                 bits = 15 if wide else 8
-                kernels[f"{compiled.__name__} {bits} bits {height} x {width}"] = describe(assembly)
+                kernels[f"{name} {bits} bits {height} x {width}"] = describe(assembly)
     print(json.dumps({"tier": TIER.name, "kernels": kernels}))
 
 

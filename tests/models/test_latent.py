@@ -21,7 +21,7 @@ from model_files import (
 )
 from safetensors.numpy import save_file
 
-import sampan.convert.convert as convert_module
+import sampan.convert.checkpoint as checkpoint_module
 from sampan.cache.layout import KeyValueLayout
 from sampan.config import ModelConfig
 from sampan.convert.check import check_plan
@@ -212,7 +212,7 @@ def test_packs_from_gguf_and_from_a_folder_are_the_same(case: str, old: bool, tm
     file = golden_gguf(case, tmp_path / "model.gguf", tokenizer_keys(), old=old)
     convert(folder, tmp_path / "a")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_module, "CHUNK_WEIGHTS", 1)
+        patch.setattr(checkpoint_module, "CHUNK_WEIGHTS", 1)
         convert(file, tmp_path / "b")
         convert(folder, tmp_path / "c")
     packs = [Pack.open(tmp_path / name) for name in "abc"]

@@ -26,7 +26,7 @@ from model_files import (
 )
 from safetensors.numpy import save_file
 
-import sampan.convert.convert as convert_module
+import sampan.convert.checkpoint as checkpoint_module
 from sampan.config import ModelConfig
 from sampan.convert.check import check_plan
 from sampan.convert.convert import convert
@@ -222,7 +222,7 @@ def test_packs_from_gguf_and_from_a_folder_are_the_same(case: str, old: bool, tm
     file = golden_gguf(case, tmp_path / "model.gguf", tokenizer_keys(), old=old)
     convert(folder, tmp_path / "a")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_module, "CHUNK_WEIGHTS", 1)
+        patch.setattr(checkpoint_module, "CHUNK_WEIGHTS", 1)
         convert(file, tmp_path / "b")
         convert(folder, tmp_path / "c")
     packs = [Pack.open(tmp_path / name) for name in "abc"]
@@ -498,7 +498,10 @@ def recalled(
     def get(part: str) -> np.ndarray:
         return weights[part].astype(np.float32)
 
-    output = gated_delta_net(config, hidden, state, get, get)[-1, :VALUE]
+    def product(part: str, inputs: np.ndarray) -> np.ndarray:
+        return inputs @ get(part).T
+
+    output = gated_delta_net(config, hidden, [(state, slice(0, len(hidden)))], product, get)[-1, :VALUE]
     memory = state.memory[0, query]
     # The query is the key's direction, a quarter long; the norm takes that away; the gate is silu(1).
     given = memory / 4
@@ -550,10 +553,13 @@ def test_the_convolution_sees_its_own_past_only() -> None:
     def get(part: str) -> np.ndarray:
         return weights[part].astype(np.float32)
 
+    def product(part: str, inputs: np.ndarray) -> np.ndarray:
+        return inputs @ get(part).T
+
     padded = np.concatenate([np.zeros((3, WIDTH)), hidden])[:, : 2 * KEY + VALUE]
     state = LinearState.empty(config)
     for token in range(9):
-        gated_delta_net(config, hidden[token : token + 1], state, get, get)
+        gated_delta_net(config, hidden[token : token + 1], [(state, slice(0, 1))], product, get)
         mixed = sum(taps[j] * padded[token + j] for j in range(4))
         channels = mixed / (1 + np.exp(-mixed))
         key, value = channels[KEY : 2 * KEY], channels[2 * KEY :]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sampan.formats import SCALE_BASE, SCALE_SHIFT
 from sampan.kernels.simd.types import LANES
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "finish_resumed",
     "fma",
     "fma_broadcast",
-    "high_nibbles",
+    "join_bits",
     "keep_lanes",
     "load_byte_columns",
     "load_f16_columns",
@@ -43,11 +44,12 @@ __all__ = [
     "load_scalar_i8",
     "load_scalar_i32",
     "load_scalar_i64",
+    "load_scalar_scale",
     "load_scalar_u8",
+    "load_scale_columns",
     "load_tile",
     "load_u8_columns",
     "load_word",
-    "low_nibbles",
     "multiply_columns",
     "negate_columns",
     "prefetch",
@@ -56,6 +58,8 @@ __all__ = [
     "resume_low",
     "resume_signed",
     "round_to_even",
+    "select_bits",
+    "select_less",
     "sleep_microseconds",
     "splat",
     "start_high_signed",
@@ -148,6 +152,11 @@ def load_scalar_f16(address: int) -> np.float32:
     return np.float32(_view(address, np.float16, 1)[0])
 
 
+def load_scalar_scale(address: int) -> np.float32:
+    placed = _view(address, np.uint8, 1).astype(np.uint32) << SCALE_SHIFT
+    return np.float32((placed + np.uint32(SCALE_BASE)).view(np.float32)[0])
+
+
 def load_scalar_i64(address: int) -> int:
     return int(_view(address, np.int64, 1)[0])
 
@@ -195,6 +204,10 @@ def vector_max(a: Array, b: Array) -> Array:
 
 def vector_min(a: Array, b: Array) -> Array:
     return np.where(a < b, a, b)
+
+
+def select_less(a: Array, b: Array, chosen: Array, other: Array) -> Array:
+    return np.where(a < b, chosen, other)
 
 
 def vector_abs(a: Array) -> Array:
@@ -253,12 +266,17 @@ def load_u8_columns(width: int, address: int, stride: int) -> Array:
     return _rows(address, stride, width, np.uint8, LANES).astype(np.float32)
 
 
-def low_nibbles(columns: Array) -> Array:
-    return columns & 15
+def load_scale_columns(width: int, address: int, stride: int, base: int) -> Array:
+    placed = _rows(address, stride, width, np.uint8, LANES).astype(np.uint32) << SCALE_SHIFT
+    return (placed + np.uint32(base)).view(np.float32)
 
 
-def high_nibbles(columns: Array) -> Array:
-    return columns >> 4
+def select_bits(columns: Array, shift: int, mask: int) -> Array:
+    return columns >> shift & mask
+
+
+def join_bits(a: Array, b: Array) -> Array:
+    return a | b
 
 
 def multiply_columns(a: Array, b: Array) -> Array:

@@ -43,6 +43,14 @@ def vector_min(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
+@define(f32x16, f32x16, f32x16, f32x16, f32x16)
+def select_less(
+    builder: ir.IRBuilder, a: ir.Value, b: ir.Value, chosen: ir.Value, other: ir.Value
+) -> ir.Value:
+    """`chosen` in the lanes where a < b, `other` elsewhere and where either is NaN."""
+    return builder.select(builder.fcmp_ordered("<", a, b), chosen, other)
+
+
 @define(f32x16, f32x16)
 def vector_abs(builder: ir.IRBuilder, a: ir.Value) -> ir.Value:
     """Absolute value."""

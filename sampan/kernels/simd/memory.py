@@ -5,6 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 from numba.core import cgutils, types
 
+from sampan.formats import SCALE_BASE, SCALE_SHIFT
 from sampan.kernels.simd.emit import (
     constant,
     define,
@@ -83,6 +84,13 @@ def load_scalar_f16(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
     """One float16 as float32."""
     bits = splat_scalar(builder, load(builder, address, I16, 2), 4)
     return builder.extract_element(half_to_float(builder, bits, 4), ir.Constant(I32, 0))
+
+
+@define(types.float32, types.int64)
+def load_scalar_scale(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    """One scale byte of a compact format as float32."""
+    placed = builder.shl(builder.zext(load(builder, address, I8, 1), I32), ir.Constant(I32, SCALE_SHIFT))
+    return builder.bitcast(builder.add(placed, ir.Constant(I32, SCALE_BASE)), F32)
 
 
 @define(types.int64, types.int64)

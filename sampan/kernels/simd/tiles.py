@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from sampan.formats import SCALE_SHIFT
 from sampan.kernels.simd.emit import (
     call_function,
     constant,
@@ -114,26 +115,53 @@ def load_u8_columns(_context: Any, width: Any, address: Any, stride: Any) -> Any
     return _columns(f32x16, width, load_vector)
 
 
-@intrinsic
-def low_nibbles(_context: Any, columns: Any) -> Any:
-    """The low 4 bits of each byte."""
+@intrinsic(prefer_literal=True)
+def load_scale_columns(_context: Any, width: Any, address: Any, stride: Any, base: Any) -> Any:
+    """`width` vectors of 16 scale bytes at stride; a byte e becomes the float32 of bits (e << 19) + base.
+
+    `base` is a compile-time constant.
+    """
+    columns = Tile(f32x16, 1, width.literal_value)
+    bits = constant(i32x16.llvm, base.literal_value & 0xFFFFFFFF)
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        mask = constant(i8x64.llvm, 15)
-        return map_tile(builder, args[0], columns, i8x64, lambda _r, _c, old: builder.and_(old, mask))
+        def change(_row: int, column: int, _old: ir.Value) -> ir.Value:
+            at = row_address(builder, args[1], args[2], column)
+            scales = builder.zext(load(builder, at, ir.VectorType(I8, LANES), 1), i32x16.llvm)
+            placed = builder.shl(scales, constant(i32x16.llvm, SCALE_SHIFT))
+            return builder.bitcast(builder.add(placed, bits), f32x16.llvm)
 
-    return columns(columns), codegen
+        return map_tile(builder, zero_constant(columns), columns, f32x16, change)
+
+    return columns(width, types.int64, types.int64, base), codegen
+
+
+@intrinsic(prefer_literal=True)
+def select_bits(_context: Any, columns: Any, shift: Any, mask: Any) -> Any:
+    """Each byte shifted right by `shift`, and of that the bits of `mask`; both are compile-time constants."""
+    places, kept = shift.literal_value, mask.literal_value
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        def change(_row: int, _column: int, old: ir.Value) -> ir.Value:
+            moved = builder.lshr(old, constant(i8x64.llvm, places)) if places else old
+            return builder.and_(moved, constant(i8x64.llvm, kept))
+
+        return map_tile(builder, args[0], columns, i8x64, change)
+
+    return columns(columns, shift, mask), codegen
 
 
 @intrinsic
-def high_nibbles(_context: Any, columns: Any) -> Any:
-    """The high 4 bits of each byte."""
+def join_bits(_context: Any, a: Any, b: Any) -> Any:
+    """The bits of both, byte by byte."""
 
     def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        four = constant(i8x64.llvm, 4)
-        return map_tile(builder, args[0], columns, i8x64, lambda _r, _c, old: builder.lshr(old, four))
+        def change(_row: int, column: int, old: ir.Value) -> ir.Value:
+            return builder.or_(old, builder.extract_value(args[1], column))
 
-    return columns(columns), codegen
+        return map_tile(builder, args[0], a, i8x64, change)
+
+    return a(a, b), codegen
 
 
 @intrinsic

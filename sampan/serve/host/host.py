@@ -74,7 +74,6 @@ class ModelHost:
         """Compile the kernels and load the models that are to be there from the start: the first, and those
         with `preload`. Raises what the first failure raises.
         """
-        await self._compile()
         for index, entry in enumerate(self._entries()):
             if index == 0 or entry.settings.preload:
                 await self.load(entry.name)
@@ -188,20 +187,20 @@ class ModelHost:
         entry.error, entry.ready = None, entry.leases > 0
         return served
 
-    async def _compile(self) -> None:
+    async def _compile(self, pack: Pack) -> None:
         # One at a time: whoever comes second finds the kernels compiled.
         async with self._compile_lock:
-            await in_thread("sampan-compile", partial(compile_kernels, _log_progress))
+            await in_thread("sampan-compile", partial(compile_kernels, pack.formats, _log_progress))
 
     async def _load(self, entry: HostedModel) -> ServedModel:
         started = time.perf_counter()
-        await self._compile()
         # Fetching and converting take long and little memory: other models load meanwhile.
         progress = partial(_show_progress, entry)
         _, pack = await in_thread(
             "sampan-load", partial(open_pack, entry.settings.reference, progress=progress)
         )
         try:
+            await self._compile(pack)
             async with self._memory_lock:
                 if self._closed:
                     raise UnavailableError("the server is about to stop", _RETRY_S)

@@ -1,0 +1,210 @@
+"""Rounding a matrix for what it is multiplied with: later weights of a row make up for earlier errors.
+
+GPTQ (Frantar et al. 2022, arXiv:2210.17323) in the form of LDLQ (Chee et al. 2023, arXiv:2307.13304).
+Scale and zero of a group are those that leave the least error after compensation; passes of block coordinate
+descent follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, ZERO_STEPS, MatrixFormat
+from sampan.quantize.group_search import SCRATCH_BYTES, compensate_group
+from sampan.quantize.rounding import Array, as_lanes, from_lanes, round_rows, scale_table, search_lanes
+from sampan.weights.compact import pack_compact, round_compact
+from sampan.weights.quantize import require_finite
+from sampan.weights.records import check_columns
+
+# Of the mean of the hessian's diagonal, added to the diagonal: what the calibration text never used is not
+# free, and the decomposition stays far from singular.
+_DAMPING = 0.05
+_SWEEPS = 2
+# Scale bytes and zeros tried beside those of the plain search.
+_OFFSET_REACH = 2
+_REACH = 2
+# Below this, a better loss is the noise of float32 sums.
+_WORTH_A_CHANGE = np.float32(1 - 1e-5)
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """What rounding needs to know of a matrix's inputs, all float32.
+
+    `order` [columns]: columns in the order in which they are rounded, by descending weight; groups stay
+    together. All else is in this order: `hessian` [columns, columns], damped, and its decomposition into
+    `feedback` and `importance`, see `_decomposed`. `inverses` [groups, 32, 32] are those of the hessian's
+    diagonal blocks, `group_feedback` and `group_importance` their decompositions.
+    """
+
+    order: npt.NDArray[np.intp]
+    hessian: Array
+    feedback: Array
+    importance: Array
+    inverses: Array
+    group_feedback: Array
+    group_importance: Array
+
+    @staticmethod
+    def of(hessian: Array) -> Compensation:
+        """For a hessian [columns, columns], columns % 32 == 0; see `statistics.MatrixInputs`."""
+        weight = np.diag(hessian).reshape(-1, GROUP_SIZE)
+        groups = np.argsort(-weight.sum(axis=1), kind="stable")
+        within = np.argsort(-weight[groups], axis=1, kind="stable")
+        order = (groups[:, None] * GROUP_SIZE + within).reshape(-1)
+        damped = hessian[np.ix_(order, order)].astype(np.float64)
+        mean = np.diag(damped).mean() or 1.0
+        damped /= mean
+        damped[np.diag_indices_from(damped)] += _DAMPING
+        feedback, importance = _decomposed(damped)
+        count = len(weight)
+        blocks = damped.reshape(count, GROUP_SIZE, count, GROUP_SIZE)[range(count), :, range(count)]
+        by_group = [_decomposed(block) for block in blocks]
+        return Compensation(
+            order,
+            damped.astype(np.float32),
+            feedback,
+            importance,
+            np.linalg.inv(blocks).astype(np.float32),
+            np.stack([pair[0] for pair in by_group]),
+            np.stack([pair[1] for pair in by_group]),
+        )
+
+
+def _decomposed(hessian: npt.NDArray[np.float64]) -> tuple[Array, Array]:
+    """Feedback U, strictly upper triangular, and importance D with hessian = (1 + U) diag(D) (1 + U)^T.
+
+    An error e costs e hessian e^T. Rounded in order, with the target of column j grown by sum over i < j of
+    e_i U_ij, where e = weight - rounded, it costs sum of D_i (target_i - rounded_i)^2.
+    """
+    # Cholesky's factor is lower triangular: of the reversed matrix, reversed.
+    upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+    diagonal = np.diag(upper)
+    feedback = np.triu(upper / diagonal, 1)
+    return np.ascontiguousarray(feedback, np.float32), (diagonal**2).astype(np.float32)
+
+
+def compensate_rows(
+    rows: Array, format: MatrixFormat, compensation: Compensation, name: str = "matrix"
+) -> npt.NDArray[np.uint8]:
+    """Quantize float32 [rows, columns] to a format's records, returned as bytes, so that the products with
+    what the hessian is made of change little. Formats that are not compact are rounded to nearest.
+
+    Rows do not depend on each other. Errors are those of `quantize`.
+    """
+    if format not in COMPACT_FORMATS:
+        return round_rows(rows, format, None, name)
+    check_columns(name, format, rows.shape[1])
+    require_finite(rows, name)
+    state = _Rounded(rows, format, compensation, name)
+    state.compensate()
+    for _ in range(_SWEEPS):
+        state.descend()
+    return state.packed()
+
+
+class _Rounded:
+    """A matrix on its way, rows as lanes and columns in the compensation's order."""
+
+    def __init__(self, rows: Array, format: MatrixFormat, compensation: Compensation, name: str) -> None:
+        self._row_count = len(rows)
+        self._format = format
+        self._given = compensation
+        self._name = name
+        self._weights = as_lanes(rows[:, compensation.order])
+        self._errors = np.zeros_like(self._weights)  # weight - rounded
+        self._codes = np.zeros_like(self._weights)
+        shape = (len(self._weights) // GROUP_SIZE, self._weights.shape[1])
+        self._scale_bytes = np.zeros(shape, np.float32)
+        self._zeros = np.zeros(shape, np.float32)
+        self._scratch = np.empty(SCRATCH_BYTES, np.uint8)
+
+    def compensate(self) -> None:
+        """Round group after group, each knowing the errors before it."""
+        feedback = self._given.feedback
+        for group in range(len(self._zeros)):
+            at = slice(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)
+            weights = self._weights[at]
+            before = slice(0, at.start)
+            targets = weights + feedback[before, at].T @ self._errors[before]
+            importance = self._given.importance[at]
+            scale_bytes, zeros, codes = self._round_group(
+                targets, weights, importance, np.ascontiguousarray(feedback[at, at])
+            )
+            self._scale_bytes[group], self._zeros[group], self._codes[at] = scale_bytes, zeros, codes
+            self._errors[at] = weights - _values(scale_bytes, zeros, codes)
+
+    def descend(self) -> None:
+        """Round each group anew, knowing the errors of all others, and keep what is better."""
+        hessian = self._given.hessian
+        for group in range(len(self._zeros)):
+            at = slice(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)
+            block = hessian[at, at]
+            errors = self._errors[at]
+            pull = hessian[at] @ self._errors - block @ errors
+            shift = self._given.inverses[group] @ pull
+            targets = self._weights[at] + shift
+            scale_bytes, zeros, codes = self._round_group(
+                targets, targets, self._given.group_importance[group], self._given.group_feedback[group]
+            )
+            values = _values(scale_bytes, zeros, codes)
+            now, then = errors + shift, targets - values
+            better = _loss(then, block) < _loss(now, block) * _WORTH_A_CHANGE
+            self._scale_bytes[group] = np.where(better, scale_bytes, self._scale_bytes[group])
+            self._zeros[group] = np.where(better, zeros, self._zeros[group])
+            self._codes[at] = np.where(better, codes, self._codes[at])
+            self._errors[at] = np.where(better, self._weights[at] - values, errors)
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """The matrix as records."""
+        order, rows = self._given.order, self._row_count
+        codes = np.empty((rows, len(order)), np.uint8)
+        codes[:, order] = from_lanes(self._codes, rows)
+        groups = order[::GROUP_SIZE] // GROUP_SIZE
+        scale_bytes, zeros = np.empty((2, rows, len(groups)), np.uint8)
+        scale_bytes[:, groups] = from_lanes(self._scale_bytes, rows)
+        zeros[:, groups] = from_lanes(self._zeros, rows)
+        return pack_compact(codes.reshape(rows, -1, GROUP_SIZE), scale_bytes, zeros, self._format)
+
+    def _round_group(
+        self, targets: Array, weights: Array, importance: Array, feedback: Array
+    ) -> tuple[Array, Array, Array]:
+        """Scale bytes and zeros [rows], codes [32, rows] of one group."""
+        _, first_bytes, first_zeros = round_compact(
+            np.ascontiguousarray(targets.T)[:, None], self._format, self._name
+        )
+        scale_bytes, zeros = as_lanes(first_bytes), as_lanes(first_zeros)
+        targets = np.ascontiguousarray(targets)
+        search_lanes(targets, importance, scale_bytes, zeros, self._format)
+        codes = np.empty_like(targets)
+        compensate_group(
+            targets.ctypes.data,
+            np.ascontiguousarray(weights).ctypes.data,
+            importance.ctypes.data,
+            feedback.ctypes.data,
+            scale_bytes.ctypes.data,
+            zeros.ctypes.data,
+            codes.ctypes.data,
+            targets.shape[1],
+            scale_table().ctypes.data,
+            self._format.largest_code,
+            _OFFSET_REACH,
+            _REACH,
+            self._scratch.ctypes.data,
+        )
+        return scale_bytes[0], zeros[0], codes
+
+
+def _values(scale_bytes: Array, zeros: Array, codes: Array) -> Array:
+    """What codes [32, rows] stand for."""
+    values: Array = (codes - zeros / np.float32(ZERO_STEPS)) * scale_table()[scale_bytes.astype(np.intp)]
+    return values
+
+
+def _loss(errors: Array, hessian: Array) -> Array:
+    """What errors [32, rows] of a group cost, [rows]."""
+    loss: Array = (errors * (hessian @ errors)).sum(axis=0)
+    return loss

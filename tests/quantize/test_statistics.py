@@ -1,0 +1,120 @@
+"""What matrices are multiplied with, over every family that the twin covers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sampan.models.reference import ReferenceModel
+from sampan.quantize.statistics import MatrixInputs, read_inputs
+from sampan.weights.detect import open_source
+from sampan.weights.layout import pack_layout
+from tests.models.model_files import CASES, GOLDEN, SPARSE_CASES, golden
+
+
+def model_of(case: str) -> ReferenceModel:
+    return ReferenceModel.from_source(open_source(GOLDEN / case))
+
+
+def texts_of(case: str) -> list[np.ndarray]:
+    tokens, _ = golden(case)
+    return [np.asarray(tokens), np.asarray(tokens)[::-1][:7], np.asarray(tokens)[3:4]]
+
+
+def visited(model: ReferenceModel, texts: list[np.ndarray]) -> tuple[dict[str, MatrixInputs], frozenset[str]]:
+    seen: dict[str, MatrixInputs] = {}
+
+    def visit(name: str, inputs: MatrixInputs) -> None:
+        assert name not in seen
+        seen[name] = inputs
+
+    return seen, read_inputs(model, texts, visit)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_matrix_is_visited_or_named_as_unreached(case: str) -> None:
+    model = model_of(case)
+    seen, unreached = visited(model, texts_of(case))
+    matrices = pack_layout(model.config).matrices
+    assert seen.keys() | unreached == matrices.keys()
+    assert not seen.keys() & unreached
+    assert all(".experts." in name or name == "embedding" for name in unreached)
+    assert ("embedding" in unreached) == (not model.config.tied_embeddings)
+    for name, inputs in seen.items():
+        assert inputs.rows.shape == (inputs.tokens, matrices[name][1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_texts_read_side_by_side_are_read_each_on_its_own(case: str) -> None:
+    texts = texts_of(case)
+    model = model_of(case)
+    seen, _ = visited(model, texts)
+    last = seen["embedding" if model.config.tied_embeddings else "output"].rows
+    alone = []
+    for text in texts:
+        model.forward(text)
+        alone.append(model.hidden)
+    np.testing.assert_allclose(last, np.concatenate(alone), rtol=1e-3, atol=1e-4)
+
+
+def test_sums_are_those_of_the_rows() -> None:
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(9000, 8)).astype(np.float32)
+    weights = random.random(9000).astype(np.float32)
+    for inputs, weighted in (
+        (MatrixInputs(rows), rows.astype(np.float64)),
+        (MatrixInputs(rows, weights), rows * weights.astype(np.float64)[:, None]),
+    ):
+        expected = weighted.T @ weighted / len(rows)
+        np.testing.assert_allclose(inputs.hessian, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(inputs.second_moments, np.diag(expected), rtol=1e-5)
+        assert (inputs.importance > inputs.second_moments).all()
+
+
+@pytest.mark.parametrize("case", SPARSE_CASES)
+def test_an_experts_inputs_are_the_tokens_that_were_sent_to_it(case: str) -> None:
+    model = model_of(case)
+    seen, unreached = visited(model, texts_of(case))
+    for layer, expert in np.ndindex(model.expert_usage.shape):
+        record = f"layers.{layer}.experts.{expert}"
+        parts = {f"{record}.{part}" for part in ("gate", "up", "down")}
+        if not model.config.is_sparse(layer):
+            continue
+        if model.expert_usage[layer, expert] == 0:
+            assert parts <= unreached
+            continue
+        assert {seen[part].tokens for part in parts} == {model.expert_usage[layer, expert]}
+        assert seen[f"{record}.gate"] is seen[f"{record}.up"]
+        weights = seen[f"{record}.down"].weights
+        assert weights is not None and (weights != 0).all()
+
+
+def test_what_follows_sees_the_matrices_as_they_are_given_after_the_visit() -> None:
+    """A first layer whose outputs are zeros leaves the second what the embedding gave."""
+    source = model_of("qwen3")
+    zeroed: set[str] = set()
+
+    def matrix(name: str) -> np.ndarray:
+        values = source._matrix(name)
+        return np.zeros_like(values) if name in zeroed else values
+
+    model = ReferenceModel(source.config, matrix, source._vector)
+    seen: dict[str, MatrixInputs] = {}
+
+    def visit(name: str, inputs: MatrixInputs) -> None:
+        seen[name] = inputs
+        if name in ("layers.0.attention.output", "layers.0.mlp.down"):
+            zeroed.add(name)
+
+    text = texts_of("qwen3")[0]
+    read_inputs(model, [text], visit)
+    norm = source._norm("layers.1.attention_norm", source.embed(text))
+    np.testing.assert_allclose(seen["layers.1.attention.query"].rows, norm, rtol=1e-6)
+
+
+def test_the_same_text_gives_the_same_bits() -> None:
+    texts = texts_of("qwen3_moe")
+    first, _ = visited(model_of("qwen3_moe"), texts)
+    second, _ = visited(model_of("qwen3_moe"), texts)
+    for name, inputs in first.items():
+        np.testing.assert_array_equal(inputs.hessian, second[name].hessian)
