@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -157,12 +157,9 @@ class Checkpoint:
             packed = rounder(method, format, inputs)(matrix, format, name)
             rounded[name] = dequantize(packed, format, *matrix.shape)
 
-        twin = ReferenceModel(self.config, lambda name: rounded.get(name, self._matrices[name]), self.read)
-        exact = ReferenceModel(self.config, self._matrices.__getitem__, self.read)
-        if not self.config.tied_embeddings:
-            take("embedding", None)
-        unreached = read_inputs(twin, self.calibration, take, exact=exact)
-        for name in sorted(unreached - rounded.keys()):
+        if method != "nearest":
+            self._read_along(rounded, take)
+        for name in sorted(self._matrices.keys() - rounded.keys()):
             take(name, None)
         found = Comparison.join(
             [
@@ -185,6 +182,16 @@ class Checkpoint:
             expected=expected,
             shares={name: count / weights.total() for name, count in sorted(weights.items())},
         )
+
+    def _read_along(
+        self, rounded: Mapping[str, Array], take: Callable[[str, MatrixInputs | None], None]
+    ) -> None:
+        """Take the matrices that calibration reaches, in order, each behind those that are rounded."""
+        if not self.config.tied_embeddings:
+            take("embedding", None)
+        twin = ReferenceModel(self.config, lambda name: rounded.get(name, self._matrices[name]), self.read)
+        exact = ReferenceModel(self.config, self._matrices.__getitem__, self.read)
+        read_inputs(twin, self.calibration, take, exact=exact)
 
     def _logits(self, rounded: Mapping[str, Array]) -> list[Array]:
         twin = ReferenceModel(self.config, lambda name: rounded.get(name, self._matrices[name]), self.read)
