@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import xllamacpp
 from tokenizers import Tokenizer as HubTokenizer
@@ -27,7 +26,7 @@ from sampan.models.pre_tokenizers import PRE_TOKENIZERS
 from sampan.models.tokenizer import Tokenizer
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.weights.detect import open_source
-from tests.export.llama_cpp import LlamaCpp
+from tests.export.llama_cpp import LlamaCpp, write_tokenizer_model
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "tokenizers.json"
 # ruff: noqa: RUF001
@@ -75,38 +74,6 @@ def llama_cpp_ids(path: Path, parse_special: bool = False) -> list[list[int]]:
     """llama.cpp's ids of every text."""
     model = LlamaCpp(path, context=64)
     return [model.tokens(text, parse_special=parse_special) for text in TEXTS]
-
-
-def write_model(path: Path, fields: dict[str, Any]) -> None:
-    """A one-layer model with the tokenizer `fields`, so that llama.cpp loads it."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    for key, value in fields.items():
-        name = f"tokenizer.ggml.{key}"
-        if isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        else:
-            writer.add_string(name, value)
-    square = np.zeros((32, 32), np.float32)
-    writer.add_tensor("token_embd.weight", np.zeros((len(fields["tokens"]), 32), np.float32))
-    writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-        writer.add_tensor(f"blk.0.{name}.weight", square)
-    for name in ("attn_norm", "ffn_norm"):
-        writer.add_tensor(f"blk.0.{name}.weight", np.ones(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def byte_level_fields() -> dict[str, Any]:
@@ -187,11 +154,11 @@ def main() -> None:
         path = Path(scratch) / "tiny.gguf"
         golden["byte_level"] = {"fields": byte_level, "ids": {}}
         for name in PRE_TOKENIZERS:
-            write_model(path, byte_level | {"pre": name})
+            write_tokenizer_model(path, byte_level | {"pre": name})
             golden["byte_level"]["ids"][name] = compare(name, path)
         golden["sentencepiece"] = {"fields": sentencepiece, "ids": {}}
         for prefix in (False, True):
-            write_model(path, sentencepiece | {"add_space_prefix": prefix})
+            write_tokenizer_model(path, sentencepiece | {"add_space_prefix": prefix})
             name = f"add_space_prefix={prefix}"
             golden["sentencepiece"]["ids"][name] = compare(f"sentencepiece {name}", path)
     if model is not None:

@@ -270,12 +270,16 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What the engine is doing; this does not wait for a step to end."""
+        slots = None if self.states is None else self.states.slots
         return EngineStats(
             waiting=len(self._waiting),
             running=len(self._running),
             pages_total=self.pages.page_count,
             pages_used=self.pages.page_count - self.pages.free_count,
             pages_cached=self.pages.idle_count,
+            states_total=self.runner.state_count,
+            states_used=0 if slots is None else self.runner.state_count - slots.free_count,
+            states_cached=0 if slots is None else slots.snapshot_count,
             batch_tokens=self._batch_tokens,
             prompt_tokens_total=self._prompt_tokens,
             cached_prompt_tokens_total=self._cached_prompt_tokens,

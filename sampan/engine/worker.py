@@ -10,7 +10,8 @@ from sampan.engine.engine import Engine
 from sampan.engine.sequence import Output, RunningSequence
 from sampan.errors import RequestError
 
-Deliver = Callable[[list[tuple[RunningSequence, list[Output]]]], None]
+News = list[tuple[RunningSequence, list[Output]]]
+Deliver = Callable[[News], None]
 
 _log = logging.getLogger(__name__)
 
@@ -18,15 +19,18 @@ _log = logging.getLogger(__name__)
 class EngineWorker:
     """Steps an engine while there is work and sleeps otherwise. Nobody else may step it.
 
-    `deliver` is called on the worker's thread, at most once a step, with each sequence that has outputs or
-    has ended, and its new outputs: none for one that was cancelled, failed, or met its deadline. `submit` and
-    `cancel` may be called from any thread and do not wait for a step.
+    `deliver` is called on the worker's thread, once a step, with each sequence that has outputs or has ended,
+    and its new outputs: none for one that was cancelled, failed, or met its deadline. One that failed in the
+    step of an output comes once more, with none. `submit` and `cancel` may be called from any thread and do
+    not wait for a step.
     """
 
     def __init__(self, engine: Engine, deliver: Deliver, name: str) -> None:
         self._engine = engine
         self._deliver = deliver
         self._wake = threading.Condition()
+        # Those whose end has not been delivered.
+        self._open: set[RunningSequence] = set()
         self._cancelled: list[RunningSequence] = []
         self._stopping = False
         self._abandoning = False
@@ -38,7 +42,13 @@ class EngineWorker:
         with self._wake:
             if self._stopping:
                 raise RequestError("the model is being closed and takes no more requests")
-            self._engine.submit(sequence)
+            # Before the engine has it: a step that is under way may take it and end it.
+            self._open.add(sequence)
+            try:
+                self._engine.submit(sequence)
+            except BaseException:
+                self._open.discard(sequence)
+                raise
             self._wake.notify()
 
     def cancel(self, sequence: RunningSequence) -> None:
@@ -73,7 +83,7 @@ class EngineWorker:
                 self._report(self._engine.end_all("cancelled"))
                 return
             ended = [sequence for sequence in cancelled if self._engine.cancel(sequence)]
-            self._report([*ended, *self._step()])
+            self._report(dict.fromkeys([*ended, *self._step()]))
 
     def _step(self) -> Iterable[RunningSequence]:
         try:
@@ -81,15 +91,27 @@ class EngineWorker:
         except Exception as error:
             # Not even the engine knows whose fault it is: nobody may be left waiting.
             _log.exception("a step of the engine failed")
-            return self._engine.end_all("error", error)
+            self._engine.end_all("error", error)
+            with self._wake:
+                # Some may have ended in the step before it failed.
+                return [sequence for sequence in self._open if sequence.finish_reason is not None]
 
     def _report(self, sequences: Iterable[RunningSequence]) -> None:
-        news = []
+        news: News = []
+        ends: News = []
         for sequence in sequences:
-            news.append((sequence, list(sequence.pending)))
+            outputs = list(sequence.pending)
             sequence.pending.clear()
-        if not news:
-            return
+            news.append((sequence, outputs))
+            if sequence.finish_reason is not None:
+                self._open.discard(sequence)
+                if outputs and outputs[-1].finish_reason is None:
+                    ends.append((sequence, []))
+        for part in (news, ends):
+            if part:
+                self._hand_over(part)
+
+    def _hand_over(self, news: News) -> None:
         try:
             self._deliver(news)
         except Exception:

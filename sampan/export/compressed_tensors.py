@@ -240,13 +240,14 @@ class _Source:
             whole.codes[places] = integers.codes
             whole.scale[places] = integers.scale
             whole.zero[places] = integers.zero
-            self._losses.add(tensor.name, values, integers.values())
+            if values is not None:
+                self._losses.add(tensor.name, values, integers.values())
         return whole
 
     def _chunks(
         self, tensor: CheckpointTensor
-    ) -> Iterator[tuple[npt.NDArray[np.intp], Integers, npt.NDArray[np.float32]]]:
-        """(rows of the tensor, what is written there, the weights themselves)."""
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Integers, npt.NDArray[np.float32] | None]]:
+        """(rows of the tensor, what is written there, the weights themselves unless those are the same)."""
         bits = self._scheme.bits
         if any(piece.planned.transposed for piece in tensor.pieces):
             values = self._dense(tensor)
@@ -262,7 +263,8 @@ class _Source:
                 begin, end = (matrix.format.matrix_bytes(row, matrix.columns) for row in (start, stop))
                 packed = self._pack.matrix_bytes(name)[begin:end]
                 integers = as_integers(packed, matrix.format, len(chunk), matrix.columns, bits)
-                yield chunk, integers, self._pack.dequantize(name, start, stop)
+                exact = matrix.format is Q8 and bits == 8
+                yield chunk, integers, None if exact else self._pack.dequantize(name, start, stop)
 
     def _dense(self, tensor: CheckpointTensor) -> npt.NDArray[np.float32]:
         values = np.empty(tensor.shape, np.float32)

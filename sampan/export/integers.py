@@ -52,23 +52,25 @@ def as_integers(
     if format is Q8 and bits == 8:
         return _integers_of_q8(packed, rows, columns)
     values = dequantize(packed, format, rows, columns)
-    rounded = round_to_integers(values, bits)
     if format is Q8:
-        return rounded
+        return round_to_integers(values, bits)
     codes, scale, zero = _groups(packed, format, rows, columns)
     with np.errstate(over="ignore"):
         kept_scale = scale.astype(np.float16)
     whole = (zero == np.rint(zero)) & (zero >= 0) & (zero <= LARGEST_CODE)
     whole &= kept_scale.astype(np.float32) == scale
-    zero = np.where(whole, zero, 0).astype(np.uint8)
-    kept = codes.astype(np.int8) - zero[..., None].astype(np.int8) if bits == 8 else codes
-    shape = (rows, columns // GROUP_SIZE, GROUP_SIZE)
-    chosen = np.where(whole[..., None], kept, rounded.codes.reshape(shape))
-    return Integers(
-        chosen.reshape(rows, columns).astype(rounded.codes.dtype),
-        np.where(whole, kept_scale, rounded.scale),
-        np.where(whole, zero if bits == 4 else 0, rounded.zero).astype(np.uint8),
-    )
+    kept = _kept(codes, kept_scale, np.where(whole, zero, 0).astype(np.uint8), bits)
+    return kept if whole.all() else _better(kept, round_to_integers(values, bits), whole)
+
+
+def _kept(
+    codes: npt.NDArray[np.uint8], scale: npt.NDArray[np.float16], zero: npt.NDArray[np.uint8], bits: int
+) -> Integers:
+    """Codes [rows, groups, 32] of at most 4 bits as they are; of 8 bits, less their zeros."""
+    if bits == 4:
+        return Integers(codes.reshape(len(codes), -1), scale, zero)
+    signed = codes.astype(np.int8) - zero[..., None].astype(np.int8)
+    return Integers(signed.reshape(len(codes), -1), scale, np.zeros_like(zero))
 
 
 def round_to_integers(values: Floats, bits: int) -> Integers:

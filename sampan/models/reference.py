@@ -185,7 +185,7 @@ class ReferenceModel:
 
         normed = self._norm(name + "mlp_norm", hidden)
         sparse = config.is_sparse(layer)
-        update = self._experts(layer, normed) if sparse else self._mlp(name + "mlp", normed)
+        update = self._experts(layer, normed) if sparse else self.mlp(name + "mlp", normed)
         if config.sandwich_norms:
             update = self._norm(name + "mlp_post_norm", update)
         return hidden + update * scale
@@ -204,7 +204,12 @@ class ReferenceModel:
             lambda part: self._vector(name + part),
         )
 
-    def _mlp(self, name: str, hidden: Array, weights: Array | None = None) -> Array:
+    def layer_routes(self, layer: int) -> npt.NDArray[np.int32] | None:
+        """Of a sparse layer that was just computed: `routes`, [tokens, experts per token]."""
+        return self._routes.get(layer)
+
+    def mlp(self, name: str, hidden: Array, weights: Array | None = None) -> Array:
+        """What an expert or another MLP makes of [n, hidden_size]. `weights` [n] are what `observe` sees."""
         gate = _activate(self.config.activation, self._product(name + ".gate", hidden, weights))
         return self._product(name + ".down", gate * self._product(name + ".up", hidden, weights), weights)
 
@@ -230,11 +235,11 @@ class ReferenceModel:
         for expert in np.unique(chosen[weights != 0]):
             tokens, ranks = np.nonzero((chosen == expert) & (weights != 0))
             shares = weights[tokens, ranks]
-            output = self._mlp(f"{name}experts.{expert}", hidden[tokens], shares)
+            output = self.mlp(f"{name}experts.{expert}", hidden[tokens], shares)
             update[tokens] += output * shares[:, None]
             self.expert_usage[layer, expert] += len(tokens)
         if config.shared_intermediate_size:
-            shared = self._mlp(name + "shared", hidden)
+            shared = self.mlp(name + "shared", hidden)
             if config.shared_expert_gate:
                 shared = shared * sigmoid(hidden @ self._vector(name + "shared_gate")[:, None])
             update = update + shared

@@ -21,7 +21,7 @@ from sampan.weights.records import check_columns
 
 # Of the mean of the hessian's diagonal, added to the diagonal: what the calibration text never used is not
 # free, and the decomposition stays far from singular.
-_DAMPING = 0.01
+_DAMPING = 0.05
 _SWEEPS = 2
 # Scale bytes and zeros tried beside those of the plain search.
 _OFFSET_REACH = 2

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.convert.policy import ALWAYS_EIGHT_BITS_IN_LAYERS
+from sampan.convert.policy import ALWAYS_EIGHT_BITS, ALWAYS_EIGHT_BITS_IN_LAYERS
 from sampan.formats import Q2C, Q3C, Q4, Q4C, Q8
 from sampan.quantize.sites import Site, SiteMeasures, site_of
 
@@ -66,14 +66,14 @@ class DamageTable:
 def candidate_formats(name: str) -> tuple[str, ...]:
     """The formats, in order of size, that a matrix of the pack may be given for a size.
 
-    Experts may have 2 bits. What every token goes through has 3 at least: what 2 bits do to it is beyond
-    what is quadratic in the errors, and all texts pay for it, those too that were not measured. What is
-    protected in every pack (`convert.policy`) and is small, is so here; the embedding and the output are
-    not small.
+    What every token goes through is protected by what was measured: an error there counts for all tokens, one
+    of an expert for those that are sent to it. Besides, the embedding and the output have 3 bits at least: at
+    2 their errors are no longer small, and every text pays for them, those too that were not measured. The
+    few rows that rule a linear layer's state have 8 (see `convert.policy`).
     """
     if name.endswith(ALWAYS_EIGHT_BITS_IN_LAYERS):
         return (Q8.name,)
-    return _FORMATS if ".experts." in name else _FORMATS[1:]
+    return _FORMATS[1:] if name in ALWAYS_EIGHT_BITS else _FORMATS
 
 
 def damage_table(measures: SiteMeasures) -> DamageTable:

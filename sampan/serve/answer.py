@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sampan.engine.options import MAX_SEED, SamplingOptions
 from sampan.errors import RequestError
 from sampan.serve.choice import Choice
+from sampan.serve.direct import DirectPath
 from sampan.serve.events import AnswerStart, AnswerUsage, Event
 from sampan.serve.merge import merge
 from sampan.serve.prompt import Conversation, Prompt, prepare_prompt
@@ -47,14 +48,20 @@ class AnswerRequest:
 
 
 async def answer(
-    served: ServedModel, request: AnswerRequest, *, client: str = "", deadline: float | None = None
+    served: ServedModel,
+    request: AnswerRequest,
+    *,
+    client: str = "",
+    deadline: float | None = None,
+    direct: DirectPath | None = None,
 ) -> AsyncGenerator[Event, None]:
     """The events of an answer: AnswerStart, deltas of all choices as they are written, a ChoiceEnd for each
     choice, AnswerUsage. Closing the iterator cancels what still runs.
 
     Everything that can be refused is refused before AnswerStart: RequestError, QueueFullError. What fails
     later is raised where it happens. `client`: whom the engine's fairness counts the request for; `deadline`:
-    when it ends whatever it has, as `time.monotonic()` counts.
+    when it ends whatever it has, as `time.monotonic()` counts. `direct`: where events of a single choice may
+    go in place of this iterator.
     """
     if _is_light(request):
         choices = _prepare(served, request, client, deadline)
@@ -67,6 +74,8 @@ async def answer(
         for choice in choices:
             outputs = served.start(choice.sequence)
             stack.push_async_callback(outputs.aclose)
+            if direct is not None and len(choices) == 1:
+                direct.connect(choice, outputs)
             streams.append(_events(choice, outputs))
             stack.push_async_callback(streams[-1].aclose)
         yield AnswerStart(first.prompt_length, first.seed)

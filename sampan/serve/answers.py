@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sampan.serve.answer import AnswerRequest, answer
+from sampan.serve.direct import DirectPath
 from sampan.serve.events import AnswerStart, AnswerUsage, Event
 from sampan.serve.merge import merge
 
@@ -16,13 +17,22 @@ if TYPE_CHECKING:
 
 
 async def answer_each(
-    served: ServedModel, requests: Sequence[AnswerRequest], *, client: str = "", deadline: float | None = None
+    served: ServedModel,
+    requests: Sequence[AnswerRequest],
+    *,
+    client: str = "",
+    deadline: float | None = None,
+    direct: DirectPath | None = None,
 ) -> AsyncGenerator[Event, None]:
     """As `answer`, for requests with equally many choices: those of the second are numbered on from those of
     the first. Start and usage sum up all.
     """
     async with AsyncExitStack() as stack:
-        streams = [answer(served, request, client=client, deadline=deadline) for request in requests]
+        if len(requests) > 1:
+            direct = None
+        streams = [
+            answer(served, request, client=client, deadline=deadline, direct=direct) for request in requests
+        ]
         for stream in streams:
             stack.push_async_callback(stream.aclose)
         starts = [await anext(stream) for stream in streams]

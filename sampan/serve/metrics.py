@@ -165,12 +165,12 @@ def _engine(field: str) -> Value:
     return lambda model: 0.0 if model.engine is None else float(getattr(model.engine, field))
 
 
-def _share(field: str) -> Value:
-    """A number of pages as a share of all."""
+def _share(field: str, total: str) -> Value:
+    """A number of pages or states as a share of all."""
 
     def share(model: ModelState) -> float:
-        pages = 0 if model.engine is None else model.engine.pages_total
-        return float(getattr(model.engine, field)) / pages if pages else 0.0
+        count = 0 if model.engine is None else getattr(model.engine, total)
+        return float(getattr(model.engine, field)) / count if count else 0.0
 
     return share
 
@@ -186,8 +186,26 @@ def _of_models(
 _GAUGES: tuple[tuple[str, str, Value], ...] = (
     ("num_requests_running", "Sequences in the batch.", _engine("running")),
     ("num_requests_waiting", "Sequences that wait for their start.", _engine("waiting")),
-    ("kv_cache_usage_perc", "Share of the KV cache's pages that sequences hold.", _share("pages_used")),
-    ("kv_cache_reusable_perc", "Share of pages kept for prompts that begin alike.", _share("pages_cached")),
+    (
+        "kv_cache_usage_perc",
+        "Share of the KV cache's pages that sequences hold.",
+        _share("pages_used", "pages_total"),
+    ),
+    (
+        "kv_cache_reusable_perc",
+        "Share of pages kept for prompts that begin alike.",
+        _share("pages_cached", "pages_total"),
+    ),
+    (
+        "state_usage_perc",
+        "Share of linear layers' state slots that sequences hold.",
+        _share("states_used", "states_total"),
+    ),
+    (
+        "state_reusable_perc",
+        "Share of state slots with snapshots for prompts that begin alike.",
+        _share("states_cached", "states_total"),
+    ),
     ("batch_tokens", "Tokens of the last step.", _engine("batch_tokens")),
     ("model_loaded", "1 for a model in memory.", lambda model: float(model.memory is not None)),
 )

@@ -70,6 +70,25 @@ def test_a_beginning_that_many_share_gets_a_snapshot() -> None:
     assert [ask(engine, question, 2)[0].cached_tokens for question in questions] == [0, 0, 16, 16]
 
 
+def test_slots_are_counted() -> None:
+    engine = make_engine()
+
+    def counts() -> tuple[int, int, int]:
+        stats = engine.stats()
+        return stats.states_total, stats.states_used, stats.states_cached
+
+    assert counts() == (8, 0, 0)
+    sequence = engine.new_sequence(list(range(20)), SamplingOptions(temperature=0, max_tokens=6))
+    engine.submit(sequence)
+    engine.step()
+    # It has read two pages, and of the second there is a snapshot.
+    assert counts() == (8, 1, 1)
+    while engine.has_work:
+        engine.step()
+    # One more at the last page that the answer filled.
+    assert counts() == (8, 0, 2)
+
+
 def test_without_slots_to_spare_there_are_no_snapshots() -> None:
     engine = make_engine(state_count=1)
     prompt = list(range(30))

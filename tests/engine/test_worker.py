@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.outputs: dict[RunningSequence, list[Output]] = {}
+        self.ended: set[RunningSequence] = set()
         self.threads: set[str] = set()
         self._ended = threading.Condition()
 
@@ -36,15 +38,17 @@ class Receiver:
             assert len({sequence for sequence, _ in news}) == len(news)
             for sequence, outputs in news:
                 self.outputs.setdefault(sequence, []).extend(outputs)
+                if not outputs or outputs[-1].finish_reason is not None:
+                    assert sequence not in self.ended
+                    self.ended.add(sequence)
             self._ended.notify_all()
 
     def wait(self, *sequences: RunningSequence, outputs: int = 0) -> None:
-        """Until all have ended and their end was delivered, or have so many outputs."""
+        """Until the end of all was delivered, or so many outputs."""
 
         def done() -> bool:
             return all(
-                sequence in self.outputs
-                and (sequence.finish_reason is not None or 0 < outputs <= len(self.outputs[sequence]))
+                sequence in self.ended or 0 < outputs <= len(self.outputs.get(sequence, ()))
                 for sequence in sequences
             )
 
@@ -130,6 +134,35 @@ def test_failing_steps_are_reported_and_the_worker_goes_on(
         worker.submit(healthy)
         receiver.wait(healthy)
         assert receiver.tokens(healthy) == greedy_by_definition([2], 6)
+
+
+def test_a_step_that_fails_halfway_leaves_nobody_waiting(
+    worker: EngineWorker, engine: Engine, receiver: Receiver
+) -> None:
+    """Not one that had an output in it, and not one that had ended in it."""
+    running, ending, failing = (
+        engine.new_sequence([i], replace(OPTIONS, max_tokens=count)) for i, count in enumerate((6, 3, 6))
+    )
+
+    def advance(count: int, rows: np.ndarray, token: int = -1) -> None:
+        RunningSequence.advance(failing, count, rows, token)
+        if failing.length == 4:
+            raise MemoryError("no room")
+
+    failing.advance = advance  # type: ignore[method-assign]
+    with engine._lock:  # so that they start together
+        for sequence in (running, ending, failing):
+            worker.submit(sequence)
+    receiver.wait(running, ending, failing)
+    assert [str(sequence.error) for sequence in (running, failing)] == ["no room"] * 2
+    assert receiver.tokens(running) == greedy_by_definition([0], 3)
+    assert receiver.tokens(ending) == greedy_by_definition([1], 3)
+    assert ending.finish_reason == "length"
+    after = engine.new_sequence([5], OPTIONS)
+    worker.submit(after)
+    receiver.wait(after)
+    assert receiver.tokens(after) == greedy_by_definition([5], 6)
+    assert engine.pages.free_count == 20
 
 
 def test_a_receiver_that_fails_does_not_end_the_worker(engine: Engine, receiver: Receiver) -> None:

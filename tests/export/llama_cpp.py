@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import xllamacpp
@@ -90,3 +91,36 @@ def plain_vocabulary(size: int) -> dict[str, Any]:
         "eos_token_id": 2,
     }
     return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+
+
+def write_tokenizer_model(path: Path, fields: dict[str, Any]) -> Path:
+    """A one-layer model with the tokenizer `fields`, so that llama.cpp loads it."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for key, value in fields.items():
+        name = f"tokenizer.ggml.{key}"
+        if isinstance(value, list):
+            writer.add_array(name, value)
+        elif isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, int):
+            writer.add_uint32(name, value)
+        else:
+            writer.add_string(name, value)
+    square = np.zeros((32, 32), np.float32)
+    writer.add_tensor("token_embd.weight", np.zeros((len(fields["tokens"]), 32), np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+        writer.add_tensor(f"blk.0.{name}.weight", square)
+    for name in ("attn_norm", "ffn_norm"):
+        writer.add_tensor(f"blk.0.{name}.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

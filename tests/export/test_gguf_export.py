@@ -182,16 +182,27 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_an_export_that_is_cut_off_leaves_nothing(
+    failure: BaseException, raised: type[BaseException], tmp_path: Path
+) -> None:
     class Failing(PackWeights):
         def vector(self, name: str) -> npt.NDArray[np.float32]:
             if "norm" not in name:
                 return super().vector(name)
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise failure
 
     with closing(Pack.open(golden_pack("llama", tmp_path))) as pack:
         before = sorted(tmp_path.iterdir())
-        with pytest.raises(StorageError, match="is full; free some space or name a place"):
+        with pytest.raises(
+            raised, match="" if raised is KeyboardInterrupt else "is full; free some space or name"
+        ):
             keys = plain_vocabulary(pack.config.vocab_size)
             write_gguf(tmp_path / "out.gguf", pack.config, Failing(pack, Losses()), keys, name="x")
     assert sorted(tmp_path.iterdir()) == before

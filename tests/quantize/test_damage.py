@@ -82,14 +82,9 @@ def test_the_table_goes_through_json() -> None:
     assert DamageTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
 
 
-def test_only_experts_may_have_two_bits() -> None:
-    assert candidate_formats("layers.3.experts.7.up")[0] == "q2c"
-    for name in (
-        "embedding",
-        "output",
-        "layers.0.attention.query",
-        "layers.1.shared.down",
-        "layers.0.mlp.up",
-    ):
+def test_embedding_and_output_have_three_bits_at_least() -> None:
+    for name in ("layers.3.experts.7.up", "layers.0.attention.query", "layers.1.shared.down"):
+        assert candidate_formats(name)[0] == "q2c"
+    for name in ("embedding", "output"):
         assert candidate_formats(name)[0] == "q3c"
     assert candidate_formats("layers.0.linear.beta") == ("q8",)

@@ -39,7 +39,7 @@ def test_a_request_counts(live_server: LiveServer) -> None:
     prompt_tokens = 2 * usage["prompt_tokens"]
     assert grown("prompt_tokens_total") == grown("prefix_cache_queries_total") == prompt_tokens
     assert grown("generation_tokens_total") == usage["completion_tokens"] == 10
-    # All full pages of the prompt were there, for both answers.
+    # All but its last token were there, for both answers.
     assert grown("prefix_cache_hits_total") == 2 * usage["prompt_tokens_details"]["cached_tokens"] > 0
     finished = "request_success_total finished_reason=length model_name=tiny"
     assert after[finished] - before[finished] == 2
@@ -54,6 +54,8 @@ def test_a_request_counts(live_server: LiveServer) -> None:
     assert after["num_requests_running model_name=tiny"] == 0
     assert after["kv_cache_usage_perc model_name=tiny"] == 0
     assert after["kv_cache_reusable_perc model_name=tiny"] > 0
+    # Of a model without linear layers.
+    assert after["state_usage_perc model_name=tiny"] == after["state_reusable_perc model_name=tiny"] == 0
     for part in ("weights", "cache", "buffers"):
         assert after[f"model_memory_bytes model_name=tiny part={part}"] > 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from dataclasses import dataclass, field
 
@@ -57,18 +56,9 @@ class HostedModel:
     def stats(self) -> EngineStats | None:
         """What its engine does; totals are since the host's start. None before its first load."""
         if self.served is None:
-            if self.before is None:
-                return None
-            return dataclasses.replace(
-                self.before, waiting=0, running=0, pages_total=0, pages_used=0, pages_cached=0, batch_tokens=0
-            )
+            return None if self.before is None else self.before.at_rest()
         now = self.served.model.engine.stats()
-        if self.before is None:
-            return now
-        totals = [field.name for field in dataclasses.fields(now) if field.name.endswith("_total")]
-        totals.remove("pages_total")
-        sums = {name: getattr(now, name) + getattr(self.before, name) for name in totals}
-        return dataclasses.replace(now, **sums)
+        return now if self.before is None else now.after(self.before)
 
     def state(self) -> ModelState:
         """Everything about it, at this moment."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -113,7 +113,11 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         self._record = record
         self._times = metrics.sequence_times(served.name)
         self._ready: list[Output] = []
+        self._failure: Exception | None = None
+        self._woken = False
         self.ended = False
+        # Takes outputs at once, or says that it does not; asked while the reader waits.
+        self.direct: Callable[[list[Output]], bool] | None = None
         self._waiter: asyncio.Future[None] | None = None
         if record is not None:
             record.model = served.name
@@ -131,7 +135,24 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         if not outputs or outputs[-1].finish_reason is not None:
             self.ended = True
             self._times.ended(self._sequence, now)
-        self._ready += outputs
+        waiting = self._waiter is not None and not self._waiter.done()
+        if waiting and self.direct is not None and not self.ended:
+            try:
+                if self.direct(outputs):
+                    return
+                self._ready += outputs
+            except Exception as error:  # the reader's, and no other stream's
+                self._failure = error
+        else:
+            self._ready += outputs
+        self._wake()
+
+    def wake(self) -> None:
+        """Give the reader an empty list."""
+        self._woken = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -143,6 +164,11 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
     async def __anext__(self) -> list[Output]:
         """The next list."""
         while not self._ready:
+            if self._failure is not None:
+                raise self._failure
+            if self._woken:
+                self._woken = False
+                break
             if self.ended:
                 if self._sequence.error is not None:
                     raise self._sequence.error
@@ -175,6 +201,8 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
 
     def _cancel(self) -> None:
         self._ready = []
+        # It refers to this stream, and so to the model, which is to be freed without a garbage collection.
+        self.direct = None
         if not self.ended:
             self.ended = True
             self._served.cancel(self._sequence)

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.bounds import check_bounds
+from sampan.serve.direct import DirectPath
 from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.answer_schema import ChatCompletionBody
 from sampan.serve.openai.chat_answer import ChatChunks, ChatCompletion
@@ -31,7 +32,8 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     asked = answer_request(body)
     check_bounds([asked], request.app.state.settings)
     if body.stream:
-        return await respond_with_events(request, _chunks(body, asked, request))
+        direct = DirectPath()
+        return await respond_with_events(request, _chunks(body, asked, request, direct), direct)
     return await respond_whole(request, _whole(body, asked, request))
 
 
@@ -46,13 +48,16 @@ async def _whole(body: ChatRequest, asked: AnswerRequest, request: Request) -> R
     return JSONResponse(completion.body())
 
 
-async def _chunks(body: ChatRequest, asked: AnswerRequest, request: Request) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    body: ChatRequest, asked: AnswerRequest, request: Request, direct: DirectPath
+) -> AsyncGenerator[bytes, None]:
     client, deadline = request.state.client, request.state.deadline
     include_usage = None if body.stream_options is None else body.stream_options.include_usage
     async with request.app.state.host.lease(body.model) as served:
         head = object_head("chatcmpl", "chat.completion.chunk", served)
         chunks = ChatChunks(head, asked.n, logprobs=bool(body.logprobs), include_usage=include_usage)
-        events = answer(served, asked, client=client, deadline=deadline)
+        direct.write_with(chunks.write)
+        events = answer(served, asked, client=client, deadline=deadline, direct=direct)
         async with aclosing(written(request, events, chunks.write)) as stream:
             async for chunk in stream:
                 yield chunk

@@ -13,6 +13,7 @@ from sampan.errors import ParameterError
 from sampan.serve.answer import AnswerRequest
 from sampan.serve.answers import answer_each
 from sampan.serve.bounds import check_bounds
+from sampan.serve.direct import DirectPath
 from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.answer_schema import CompletionBody
 from sampan.serve.openai.chunks import written
@@ -33,7 +34,8 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     asked = _answer_requests(body)
     check_bounds(asked, request.app.state.settings)
     if body.stream:
-        return await respond_with_events(request, _chunks(body, asked, request))
+        direct = DirectPath()
+        return await respond_with_events(request, _chunks(body, asked, request, direct), direct)
     return await respond_whole(request, _whole(body, asked, request))
 
 
@@ -61,7 +63,7 @@ async def _whole(body: CompletionRequest, asked: list[AnswerRequest], request: R
 
 
 async def _chunks(
-    body: CompletionRequest, asked: list[AnswerRequest], request: Request
+    body: CompletionRequest, asked: list[AnswerRequest], request: Request, direct: DirectPath
 ) -> AsyncGenerator[bytes, None]:
     client, deadline = request.state.client, request.state.deadline
     include_usage = None if body.stream_options is None else body.stream_options.include_usage
@@ -70,7 +72,8 @@ async def _chunks(
         chunks = TextChunks(
             head, _echoes(body, served), logprobs=body.logprobs is not None, include_usage=include_usage
         )
-        events = answer_each(served, asked, client=client, deadline=deadline)
+        direct.write_with(chunks.write)
+        events = answer_each(served, asked, client=client, deadline=deadline, direct=direct)
         async with aclosing(written(request, events, chunks.write)) as stream:
             async for chunk in stream:
                 yield chunk

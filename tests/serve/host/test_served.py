@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sampan.engine.options import SamplingOptions
+from sampan.engine.sequence import RunningSequence
 from sampan.errors import QueueFullError, RequestError, UnavailableError
 from sampan.serve.host.served import ServedModel
 from sampan.serve.record import RequestRecord, begin_record
@@ -130,6 +131,26 @@ def test_a_sequence_that_fails_tells_its_reader_and_nobody_else(roomy_folder: Pa
         with pytest.raises(RequestError, match="was not allowed"):
             await outputs_of(served, bad)
         assert len(await other) == 50
+
+    with_model(roomy_folder, test)
+
+
+def test_a_step_that_fails_tells_every_reader(roomy_folder: Path) -> None:
+    async def test(served: ServedModel) -> None:
+        other, failing = new_sequence(served, max_tokens=2000), new_sequence(served, seed=2, max_tokens=50)
+
+        def advance(count: int, rows: NDArray[np.float32], token: int = -1) -> None:
+            RunningSequence.advance(failing, count, rows, token)
+            if failing.length == failing.prompt_length + 20:
+                raise MemoryError("no room")
+
+        failing.advance = advance  # type: ignore[method-assign]
+        reader = asyncio.create_task(outputs_of(served, other))
+        with pytest.raises(MemoryError, match="no room"):
+            await outputs_of(served, failing)
+        with pytest.raises(MemoryError, match="no room"):
+            await reader
+        assert len(await outputs_of(served, new_sequence(served))) == 8
 
     with_model(roomy_folder, test)
 
