@@ -25,6 +25,7 @@ from sampan.errors import (
     SampanError,
     UnavailableError,
 )
+from sampan.serve.sse import named_event, to_json
 
 INTERNAL_ERROR = "the server failed at this request; its log says why, under the request id {request_id}"
 
@@ -183,6 +184,13 @@ def anthropic_body(problem: Problem) -> dict[str, Any]:
 def error_body(path: str, problem: Problem) -> dict[str, Any]:
     """The error object of the API that `path` belongs to."""
     return anthropic_body(problem) if is_anthropic(path) else openai_body(problem)
+
+
+def error_event(path: str, problem: Problem) -> bytes:
+    """The same as a server-sent event: what a stream ends with that cannot become a status any more."""
+    if is_anthropic(path):
+        return named_event("error", **anthropic_body(problem)).encode()
+    return f"data: {to_json(openai_body(problem))}\n\n".encode()
 
 
 def error_response(path: str, problem: Problem) -> JSONResponse:

@@ -13,13 +13,17 @@ from starlette.types import Receive, Scope, Send
 
 from sampan.errors import SampanError
 from sampan.serve.direct import ChunkSender, DirectPath
-from sampan.serve.errors import Problem, internal_problem, problem_of
+from sampan.serve.errors import Problem, error_event, internal_problem, is_anthropic, problem_of
 from sampan.serve.logs import log_failure
 from sampan.serve.record import current_record
+from sampan.serve.sse import named_event
 
 # A client that takes nothing for this long while there is something to take has left without a word; it
 # would keep its model from being unloaded for ever.
 STALL_S = 60.0
+
+# Proxies cut streams that are silent, many after a minute, some after half of one.
+KEEP_ALIVE_S = 10.0
 
 # What proxies log for a client that left before it was answered; nobody reads it.
 CLIENT_LEFT = 499
@@ -72,17 +76,23 @@ class ClientWatch:
 
 
 class EventStream(Response):
-    """Server-sent events from chunks of bytes, each sent as it comes; `chunks` is closed in the end, at once
-    when the client leaves.
+    """Server-sent events from chunks of bytes, each whole events, sent as they come; `chunks` is closed in
+    the end, at once when the client leaves. While nothing comes, every `KEEP_ALIVE_S` seconds something does
+    that clients pass over. `first`: the first chunk; what it raises becomes an event.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: bytes, chunks: AsyncGenerator[bytes, None], direct: DirectPath | None = None
+        self,
+        request: Request,
+        first: asyncio.Future[bytes],
+        chunks: AsyncGenerator[bytes, None],
+        direct: DirectPath | None = None,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
+        self._request = request
         self._first = first
         self._chunks = chunks
         self._direct = direct
@@ -99,11 +109,13 @@ class EventStream(Response):
     async def _send_all(self, chunks: AsyncGenerator[bytes, None], send: Send, watch: ClientWatch) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         sender = watch.sender = ChunkSender(send)
-        if self._direct is not None:
-            self._direct.send_with(sender)
+        keeper = asyncio.create_task(self._keep_alive(send, sender))
         try:
-            if self._first:
-                sender.begin(self._first)
+            first = await self._first_chunk()
+            if self._direct is not None:
+                self._direct.send_with(sender)
+            if first:
+                sender.begin(first)
             await sender.finish()
             async for chunk in chunks:
                 # What went the direct way comes first.
@@ -112,22 +124,48 @@ class EventStream(Response):
                     sender.begin(chunk)
                 await sender.finish()
         finally:
+            keeper.cancel()
             sender.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _first_chunk(self) -> bytes:
+        try:
+            return await self._first
+        except Exception as error:
+            return error_event(self._request.url.path, stream_problem(self._request, error))
+
+    async def _keep_alive(self, send: Send, sender: ChunkSender) -> None:
+        # Anthropic has an event for this; OpenAI has none, but a comment is passed over by every client.
+        anthropic = is_anthropic(self._request.url.path)
+        sign = named_event("ping").encode() if anthropic else b": keep-alive\n\n"
+        while True:
+            sent = sender.sent
+            await asyncio.sleep(KEEP_ALIVE_S)
+            if sender.sent == sent and not sender.waits:
+                await send({"type": "http.response.body", "body": sign, "more_body": True})
 
 
 async def respond_with_events(
     request: Request, chunks: AsyncGenerator[bytes, None], direct: DirectPath | None = None
 ) -> Response:
-    """A streamed answer. Its first chunk, which may be empty, is awaited here: what it raises can still
-    become a status of its own. `direct`: how more of it may be sent while `chunks` waits.
+    """A streamed answer. Its first chunk, which may be empty, is awaited here for `KEEP_ALIVE_S` seconds:
+    what it raises by then can still become a status of its own. `direct`: how more of it may be sent while
+    `chunks` waits.
     """
+    first = asyncio.ensure_future(anext(chunks))
     try:
         async with ClientWatch(request.receive):
-            first = await anext(chunks)
+            try:
+                await asyncio.wait([first], timeout=KEEP_ALIVE_S)
+            except asyncio.CancelledError:
+                first.cancel()
+                await asyncio.wait([first])
+                raise
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
-    return EventStream(first, chunks, direct)
+    if first.done():
+        first.result()
+    return EventStream(request, first, chunks, direct)
 
 
 async def respond_whole(request: Request, response: Awaitable[Response]) -> Response:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from sampan.errors import ModelReferenceError
 from sampan.serve import streaming
 from sampan.serve.streaming import respond_whole, respond_with_events
 
@@ -164,6 +165,43 @@ def test_a_stream_that_has_nothing_to_send_is_not_stalled(monkeypatch: pytest.Mo
     assert b"data: end" in asyncio.run(run())
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stream_that_waits_for_its_first_chunk_is_kept_alive(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_S", 0.05)
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(0.4)
+        if fails:
+            raise ModelReferenceError("no such model")
+        yield b"data: begin\n\n"
+        await asyncio.sleep(0.4)
+        yield b"data: end\n\n"
+
+    async def endpoint(request: Request) -> Response:
+        return await respond_with_events(request, chunks())
+
+    async def run() -> bytes:
+        async with served(endpoint) as port:
+            client = await Client.get(port)
+            answer = await client.reader.read()
+            await client.leave()
+            return answer
+
+    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    lines = [line for line in body.split(b"\r\n") if line.startswith((b"data", b":"))]
+    events = [line for line in lines if line.startswith(b"data")]
+    assert lines[0] == b": keep-alive\n\n" == lines[1]
+    if fails:
+        assert len(events) == 1 and b"no such model" in events[0]
+    else:
+        assert events == [b"data: begin\n\n", b"data: end\n\n"]
+        assert lines[lines.index(events[0]) + 1] == b": keep-alive\n\n"
+    assert lines[-1] == events[-1] and body.endswith(b"0\r\n\r\n")
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_client_that_leaves_before_the_answer_ends_the_wait_for_it(streamed: bool) -> None:
     async def run() -> int:
@@ -202,6 +240,32 @@ def test_a_client_that_leaves_before_the_answer_ends_the_wait_for_it(streamed: b
         return status
 
     assert asyncio.run(run()) == 499
+
+
+def test_a_client_that_leaves_a_stream_that_is_kept_alive_ends_the_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_S", 0.01)
+    cancelled = asyncio.Event()
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        try:
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            cancelled.set()
+
+    async def endpoint(request: Request) -> Response:
+        return await respond_with_events(request, chunks())
+
+    async def run() -> None:
+        async with served(endpoint) as port:
+            client = await Client.get(port)
+            await client.reader.readuntil(b": keep-alive")
+            await client.leave()
+            await asyncio.wait_for(cancelled.wait(), 60)
+
+    asyncio.run(run())
 
 
 def test_a_whole_answer() -> None:

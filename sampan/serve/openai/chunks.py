@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from starlette.requests import Request
 
-from sampan.serve.errors import openai_body
+from sampan.serve.errors import error_event
 from sampan.serve.events import AnswerUsage, Event
 from sampan.serve.openai.objects import Json, usage_object
 from sampan.serve.sse import to_json
@@ -71,6 +71,6 @@ async def written(
             async for event in events:
                 yield write(event)
         except Exception as error:
-            yield f"data: {to_json(openai_body(stream_problem(request, error)))}\n\n".encode()
+            yield error_event(request.url.path, stream_problem(request, error))
             return
     yield _DONE
