@@ -1,11 +1,12 @@
 """Every way to round the matrices of a model, in every compact format: how far its answers move.
 
-    python -m bench.rounding assets/moe-10m assets/dense-4m [--docs docs/quantizing.md]
+    python -m bench.rounding assets/moe-10m
+    python -m bench.rounding --docs docs/quantizing.md
 
 All matrices get one format, the embedding too, so that methods are compared at equal bytes. Calibration reads
 the shipped calibration texts, the divergence is of the shipped evaluation texts, both in windows and through
-the float32 twin: it is of the weights alone. Writes rounding.json beside the other results, and with `--docs`
-its table between two comments of that page.
+the float32 twin: it is of the weights alone. Writes NAME.rounding.json beside the other results. With
+`--docs`, the table of all such results goes between two comments of that page.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.formats import COMPACT_FORMATS, Q4C, MatrixFormat
+from sampan.formats import COMPACT_FORMATS, MatrixFormat
 from sampan.measure.compare import Comparison, compare
 from sampan.measure.text import thinned, windows
 from sampan.measure.texts import Split, shipped_documents
@@ -38,6 +39,9 @@ from sampan.weights.quantize import dequantize
 
 ROOT = Path(__file__).parent.parent
 WINDOW = 512
+# Of each text: of all, about what `sampan quantize` reads.
+CALIBRATION_TOKENS = 2048
+SUFFIX = ".rounding.json"
 START, END = "<!-- rounding:start -->", "<!-- rounding:end -->"
 # Weights per GB of bfloat16, and how many of them are rounded to measure the time.
 PER_GB = 500_000_000
@@ -54,11 +58,11 @@ METHODS: dict[str, tuple[RoundingMethod, bool]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One method and format of one model: mean KL divergence in nats and its 99% quantile, how often the
-    likeliest token is the same, and the share of the divergence that rounding `q4c` to nearest has.
+    """One method and format: mean KL divergence in nats and its 99% quantile, how often the likeliest token
+    is the same, how many times the divergence of `q4c` rounded to nearest it is, and the CPU seconds of all
+    threads to round 1 GB of bfloat16 once the inputs of its matrices are known.
     """
 
-    model: str
     method: str
     format: str
     bits_per_weight: float
@@ -66,14 +70,6 @@ class Figure:
     kl_p99: float
     same_top: float
     beside_q4c_nearest: float
-
-
-@dataclass(frozen=True)
-class Time:
-    """CPU seconds, of all threads, to round 1 GB of bfloat16 once its statistics are known."""
-
-    method: str
-    format: str
     seconds_per_gb: float
 
 
@@ -89,7 +85,7 @@ class FloatModel:
         }
         blob, settings = import_tokenizer(source)
         self._tokenizer = Tokenizer(blob, settings)
-        self.calibration = self._windows("calibration", None)
+        self.calibration = self._windows("calibration", CALIBRATION_TOKENS)
         self._evaluation = self._windows("evaluation", tokens)
         self._logits = [self.twin({}).forward(window[:-1]) for window in self._evaluation]
 
@@ -108,6 +104,11 @@ class FloatModel:
                 for logits, window in zip(self._logits, self._evaluation, strict=True)
             ]
         )
+
+    @property
+    def tokens(self) -> int:
+        """How many next-token distributions are compared."""
+        return sum(map(len, self._logits))
 
     def _windows(self, split: Split, most: int | None) -> list[NDArray[np.int32]]:
         prefix = self._tokenizer.encode("")
@@ -141,15 +142,13 @@ def round_model(
 def figures(model: FloatModel) -> list[Figure]:
     """Of every method and format."""
     found: list[Figure] = []
-    base = 0.0
     for format in COMPACT_FORMATS:
         for label, (method, calibrated) in METHODS.items():
             compared = model.compared(round_model(model, method, format, calibrated))
             kl = float(compared.divergence.mean())
-            base = base or kl  # q4c, to nearest, comes first
+            base = found[0].kl if found else kl  # q4c, to nearest, comes first
             found.append(
                 Figure(
-                    model.name,
                     label,
                     format.name,
                     format.bits_per_weight,
@@ -157,43 +156,42 @@ def figures(model: FloatModel) -> list[Figure]:
                     float(np.percentile(compared.divergence, 99)),
                     float(compared.same_top.mean()),
                     kl / base,
+                    seconds_per_gb(method, format, calibrated),
                 )
             )
             print(f"{model.name}  {format.name}  {label}: {kl:.5f} ({kl / base:.2f}x)", file=sys.stderr)
     return found
 
 
-def times() -> list[Time]:
-    """Of every method and format, on normal weights and inputs."""
+def seconds_per_gb(method: RoundingMethod, format: MatrixFormat, calibrated: bool) -> float:
+    """On normal weights and inputs."""
     random = np.random.default_rng(0)
     rows = (random.normal(size=TIMED) * 0.02).astype(np.float32)
-    inputs = MatrixInputs(random.normal(size=(TIMED[1], TIMED[1])).astype(np.float32))
-    found = []
-    for format in COMPACT_FORMATS:
-        for label, (method, calibrated) in METHODS.items():
-            round_rows = rounder(method, format, inputs if calibrated else None)
-            round_rows(rows[:16], format, "warm")
-            start = time.process_time()
-            round_rows(rows, format, "timed")
-            seconds = time.process_time() - start
-            found.append(Time(label, format.name, seconds / rows.size * PER_GB))
-    return found
+    inputs = MatrixInputs(random.normal(size=(TIMED[1], TIMED[1])).astype(np.float32)) if calibrated else None
+    round_rows = rounder(method, format, inputs)
+    round_rows(rows[:16], format, "warm")
+    start = time.process_time()
+    round_rows(rows, format, "timed")
+    return (time.process_time() - start) / rows.size * PER_GB
 
 
-def table(found: Sequence[Figure], timed: Sequence[Time]) -> str:
-    """The page's table: a row per method and format."""
-    models = list(dict.fromkeys(figure.model for figure in found))
-    heading = ["format", "method", *models, "CPU seconds per GB"]
+def table(results: Mapping[str, Sequence[Figure]]) -> str:
+    """A row per method and format, a column per model; the time is the least that any run took."""
+    heading = ["format", "method", *results, "CPU seconds per GB"]
     lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
-    for one in timed:
-        cells = [
-            f"{figure.kl:.4f} ({figure.beside_q4c_nearest:.2f}x)"
-            for model in models
-            for figure in found
-            if (figure.model, figure.method, figure.format) == (model, one.method, one.format)
-        ]
-        lines.append(f"| `{one.format}` | {one.method} | {' | '.join(cells)} | {one.seconds_per_gb:.0f} |")
+    for same in zip(*results.values(), strict=True):
+        cells = [f"{figure.kl:.4f} ({figure.beside_q4c_nearest:.2f}x)" for figure in same]
+        seconds = min(figure.seconds_per_gb for figure in same)
+        lines.append(f"| `{same[0].format}` | {same[0].method} | {' | '.join(cells)} | {seconds:.0f} |")
     return "\n".join(lines)
+
+
+def stored_results(folder: Path) -> dict[str, list[Figure]]:
+    """The figures of each model that has been measured."""
+    return {
+        path.name.removesuffix(SUFFIX): [Figure(**one) for one in json.loads(path.read_text())["figures"]]
+        for path in sorted(folder.glob(f"*{SUFFIX}"))
+    }
 
 
 def write_docs(page: Path, text: str) -> None:
@@ -206,21 +204,21 @@ def write_docs(page: Path, text: str) -> None:
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("models", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--tokens", type=int, default=2048, help="of each evaluation text")
+    parser.add_argument("model", nargs="?", type=Path, metavar="FOLDER")
+    parser.add_argument("--tokens", type=int, default=1024, help="of each evaluation text")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder")
     parser.add_argument("--docs", type=Path, metavar="PAGE")
     args = parser.parse_args()
-    found = [figure for path in args.models for figure in figures(FloatModel(path, args.tokens))]
-    timed = times()
-    report = {
-        "base": f"{Q4C.name}, nearest",
-        "figures": [asdict(figure) for figure in found],
-        "times": [asdict(one) for one in timed],
-    }
-    result = args.results / "rounding.json"
-    result.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    text = table(found, timed)
+    if args.model is not None:
+        model = FloatModel(args.model, args.tokens)
+        report = {
+            "model": model.name,
+            "tokens": model.tokens,
+            "figures": [asdict(figure) for figure in figures(model)],
+        }
+        path = args.results / f"{model.name}{SUFFIX}"
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = table(stored_results(args.results))
     print(text)
     if args.docs is not None:
         write_docs(args.docs, text)

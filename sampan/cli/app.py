@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sampan.cli import export, measure, models, ps, run, serve
+from sampan.cli import export, measure, models, ps, quantize, run, serve
 from sampan.cli.console import say, show_warnings_as_lines
 from sampan.errors import SampanError
 
@@ -30,6 +30,7 @@ app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)
 app.command("rm")(models.remove)
+app.command("quantize")(quantize.quantize)
 app.command("export")(export.export)
 app.command("bench")(measure.bench)
 app.command("eval")(measure.evaluate)

@@ -14,8 +14,8 @@ TensorTotals = dict[str, dict[str, int]]
 
 
 def describe(model: LocalModel) -> dict[str, Any]:
-    """`config`, `tensors` by format (count, elements, bytes), `chat_template`, and `licence` where the file
-    has it.
+    """`config`, `tensors` by format (count, elements, bytes), `chat_template`, `licence` where the file has
+    it, and `quantization`, the report that lies beside a pack.
 
     A model whose architecture is not supported still shows its tensors; `unsupported` then says why.
     """
@@ -25,6 +25,7 @@ def describe(model: LocalModel) -> dict[str, Any]:
 def _describe_pack(model: LocalModel) -> dict[str, Any]:
     import json
 
+    from sampan.quantize.report import read_report
     from sampan.weights.pack import TOKENIZER_CONFIG_BLOB, Pack
 
     with closing(Pack.open(model.path)) as pack:
@@ -34,12 +35,14 @@ def _describe_pack(model: LocalModel) -> dict[str, Any]:
             _count(totals, info.format.name, info.rows * info.columns, size)
         has_tokenizer = TOKENIZER_CONFIG_BLOB in pack.blobs
         template = has_tokenizer and json.loads(pack.blob(TOKENIZER_CONFIG_BLOB)).get("chat_template")
-        return {
+        described = {
             "config": asdict(pack.config),
             "tensors": totals,
             "chat_template": bool(template),
             "source": dict(pack.source),
         }
+    report = read_report(model.path)
+    return described if report is None else described | {"quantization": report}
 
 
 def _describe_source(model: LocalModel) -> dict[str, Any]:
@@ -92,6 +95,11 @@ def print_description(description: dict[str, Any]) -> None:
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(printable(f"{name.ljust(width)}  {value}"))
+    if "quantization" in description:
+        from sampan.cli.quantize import print_report
+
+        print()
+        print_report(description["quantization"])
 
 
 def _brief(value: Any) -> str:

@@ -41,7 +41,7 @@ def ensure_pack(source: Path, cache: Path, *, bits: Bits = 8, progress: Progress
         return pack
     with storage_errors(pack):
         cache.mkdir(parents=True, exist_ok=True)
-    with _held(pack, progress):
+    with held(pack, progress):
         if _usable(pack):
             return pack
         _sweep(cache, pack)
@@ -81,8 +81,8 @@ def _usable(pack: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _held(pack: Path, progress: Progress | None) -> Iterator[None]:
-    """Hold the pack's lock, which every writer of it holds; say so before waiting."""
+def held(pack: Path, progress: Progress | None) -> Iterator[None]:
+    """Hold the pack's lock, which every resumable writer of it holds; say so before waiting."""
     from filelock import Timeout
 
     own = _lock(pack)

@@ -42,6 +42,11 @@ class Checkpoint:
         """The planned matrices by their names in the pack, in the order of the plan."""
         return {tensor.name: tensor for tensor in self.plan if tensor.kind == "matrix"}
 
+    @cached_property
+    def vectors(self) -> dict[str, PlannedTensor]:
+        """The same of the vectors."""
+        return {tensor.name: tensor for tensor in self.plan if tensor.kind == "vector"}
+
     def stored_type(self, tensor: PlannedTensor) -> str:
         """What a matrix's rows are read as: those of a transposed one exist as floats only."""
         stored = self.source.tensors[tensor.sources[0].name].type
@@ -61,9 +66,17 @@ class Checkpoint:
             self.require_unchanged()
             yield first_row, read(self.source, tensor, first_row, min(first_row + rows_at_once, tensor.rows))
 
-    def vector(self, tensor: PlannedTensor) -> npt.NDArray[np.float32]:
-        """A vector in full. FormatError when it holds NaN or infinite values."""
+    def matrix(self, name: str) -> npt.NDArray[np.float32]:
+        """A matrix of the pack in full, float32 [rows, columns], as it is before rounding."""
         self.require_unchanged()
+        values = planned_values(self.source, self.matrices[name])
+        self.release(self.matrices[name])
+        return values
+
+    def vector(self, name: str) -> npt.NDArray[np.float32]:
+        """A vector of the pack in full. FormatError when it holds NaN or infinite values."""
+        self.require_unchanged()
+        tensor = self.vectors[name]
         vector = planned_values(self.source, tensor)
         if not np.isfinite(vector).all():
             raise FormatError(f"{self.source.path}: {tensor.sources[0].name!r} holds NaN or infinite values")

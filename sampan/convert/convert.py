@@ -57,7 +57,8 @@ def convert(
         request = {"source": str(source_path), "bits": bits} if resumable else None
         with open_conversion(checkpoint, pack_path, contents, request, progress=progress) as conversion:
             for name in checkpoint.matrices:
-                conversion.write(name)
+                if conversion.keep(name) is None:
+                    conversion.write(name)
 
 
 def pack_contents(
@@ -71,7 +72,7 @@ def pack_contents(
             name: PlannedMatrix(formats[name], tensor.rows, tensor.columns)
             for name, tensor in checkpoint.matrices.items()
         },
-        vectors={tensor.name: tensor.rows for tensor in checkpoint.plan if tensor.kind == "vector"},
+        vectors={name: tensor.rows for name, tensor in checkpoint.vectors.items()},
         records=pack_layout(checkpoint.config).records,
         blobs=tokenizer_blobs(tokenizer, tokenizer_config),
         source=source,
@@ -134,7 +135,7 @@ def open_conversion(
 
 
 class Conversion:
-    """A pack in the making. `write` each matrix of the plan, in any order."""
+    """A pack in the making. `write` each matrix of the plan, in any order, or `keep` it."""
 
     def __init__(
         self,
@@ -158,9 +159,8 @@ class Conversion:
     def begin(self, writer: PackWriter, journal: Journal | None = None) -> None:
         """Write the vectors. The caller enters and leaves both."""
         self._writer, self._journal = writer, journal
-        for tensor in self.checkpoint.plan:
-            if tensor.kind == "vector":
-                writer.write_vector(tensor.name, self.checkpoint.vector(tensor))
+        for name in self.checkpoint.vectors:
+            writer.write_vector(name, self.checkpoint.vector(name))
 
     def finish(self) -> None:
         """Make the pack whole, of a checkpoint that is still the same."""
@@ -183,13 +183,10 @@ class Conversion:
     def write(
         self, name: str, round_rows: RoundRows = quantize, note: Callable[[], Any] = lambda: True
     ) -> Any:
-        """Write a matrix, or keep it as `keep` does. `round_rows` is called with some rows at a time, in
-        `threads` threads, where the stored rows do not map exactly onto the format. The note is asked for
-        once the matrix is written, and returned.
+        """Write a matrix. `round_rows` is called with some rows at a time, in `threads` threads, where the
+        stored rows do not map exactly onto the format. The note is asked for once the matrix is written, and
+        returned.
         """
-        kept = self.keep(name)
-        if kept is not None:
-            return kept
         checksum = 0
         for first_row, packed in self._packed(self.checkpoint.matrices[name], round_rows):
             self._writer.write_matrix(name, first_row, packed)

@@ -118,7 +118,7 @@ def export_compressed_tensors(
             for tensor in tensors
         }
         writer = ShardedWriter(folder, plan.values())
-        require_space(out.absolute().parent, writer.nbytes, named=True)
+        require_space(out.absolute().parent, writer.nbytes)
         folder.mkdir()
         done = 0
         for tensor in tensors:

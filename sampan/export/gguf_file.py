@@ -60,7 +60,7 @@ def write_gguf(
     described = DescribedSource("gguf", out, {"general.architecture": architecture, **keys}, infos, factors)
     require_agreement(described, config, "llama.cpp")
     total = sum(_padded(info.nbytes) for info in infos.values())
-    require_space(out.absolute().parent, total, named=True)
+    require_space(out.absolute().parent, total)
     with new_output(out) as path:
         writer = GGUFWriter(path, architecture)
         writer.add_name(name)

@@ -28,14 +28,14 @@ def new_output(out: Path) -> Iterator[Path]:
     """
     temporary = out.with_name(f".{out.name[:64]}.{secrets.token_hex(6)}.part")
     try:
-        with storage_errors(out, named=True):
+        with storage_errors(out):
             yield temporary
             files = sorted(temporary.iterdir()) if temporary.is_dir() else [temporary]
             for file in files:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
         refuse_existing(out)
-        with storage_errors(out, named=True):
+        with storage_errors(out):
             temporary.rename(out)
     finally:
         if temporary.is_dir():

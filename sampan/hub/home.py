@@ -7,8 +7,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -36,19 +36,16 @@ def home() -> Path:
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path, *, named: bool = False) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `path` into StorageError with one clear line.
-
-    `named`: the user named the path, and SAMPAN_HOME has no say in it.
-    """
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into StorageError with one clear line."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "name a place on another disk" if named else "set SAMPAN_HOME to another disk"
+            remedy = _other_disk(path)
             raise StorageError(f"the disk of {path} is full; free some space or {remedy}") from error
         reason = error.strerror or str(error)
-        remedy = "name another place" if named else "SAMPAN_HOME chooses another folder"
+        remedy = "SAMPAN_HOME chooses another folder" if _in_home(path) else "name another place"
         raise StorageError(f"cannot write {path}: {reason}; {remedy}") from error
 
 
@@ -57,10 +54,9 @@ def written_beside(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that becomes `path` when the block ends well and vanishes when it does not."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.part")
     try:
-        with storage_errors(path), os.fdopen(descriptor, "wb") as file:
+        with storage_errors(path), temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -76,18 +72,27 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def require_space(folder: Path, size: int, *, named: bool = False) -> None:
-    """Refuse to begin writing `size` bytes that the disk of `folder` cannot take. `named`: as above."""
+def require_space(folder: Path, size: int) -> None:
+    """Refuse to begin writing `size` bytes that the disk of `folder` cannot take."""
     existing = folder
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if size > free:
-        remedy = "name a place on another disk" if named else "set SAMPAN_HOME to another disk"
         raise StorageError(
             f"{folder} needs {size / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free; "
-            f"free some space or {remedy}"
+            f"free some space or {_other_disk(folder)}"
         )
+
+
+def _other_disk(path: Path) -> str:
+    """How to have `path` on another disk."""
+    return "set SAMPAN_HOME to another disk" if _in_home(path) else "name a place on another disk"
+
+
+def _in_home(path: Path) -> bool:
+    """Whether SAMPAN_HOME has a say in where `path` lies; else the user named it."""
+    return path.absolute().is_relative_to(home())
 
 
 def digest(text: str) -> str:

@@ -43,23 +43,27 @@ def _entry_point(folder: Path, formats: frozenset[MatrixFormat]) -> Entry:
         from sampan.kernels.interpreter import enter
 
         return enter
+    codes = load_parts(folder, _parts(formats))
+    return link(codes.pop(INTERPRETER), codes)
+
+
+def load_parts(folder: Path, parts: list[str]) -> dict[str, bytes]:
+    """Object files from `folder`, after compiling those that are missing there. StorageError as above."""
     try:
-        parts = _parts(formats)
-        codes = {part: read_code(code_path(folder, part)) for part in parts}
-        missing = [part for part, code in codes.items() if code is None]
+        found = {part: read_code(code_path(folder, part)) for part in parts}
+        missing = [part for part, code in found.items() if code is None]
         if missing:
             # Now, so that a folder that cannot be made is known before the compilation.
             folder.mkdir(parents=True, exist_ok=True)
             for part, code in zip(missing, compile_parts(missing), strict=True):
                 write_code(code_path(folder, part), code)
-                codes[part] = code
+                found[part] = code
     except OSError as error:
         raise StorageError(
             f"cannot keep the compiled kernels in {folder}: {error.strerror or error}; "
             "free some space there or point SAMPAN_HOME elsewhere"
         ) from error
-    whole = {part: code for part, code in codes.items() if code is not None}
-    return link(whole.pop(INTERPRETER), whole)
+    return {part: code for part, code in found.items() if code is not None}
 
 
 def compile_parts(parts: list[str]) -> list[bytes]:

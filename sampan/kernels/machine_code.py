@@ -12,10 +12,11 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -89,23 +90,30 @@ def read_code(path: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
+def load_objects(assembly: str, codes: Collection[bytes]) -> Any:
+    """An engine that holds what is written in LLVM's language and object files, for as long as this process
+    lives.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(assembly), machine)
+    for code in codes:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return engine
+
+
 def link(interpreter: bytes, products: Mapping[str, bytes]) -> Entry:
     """The entry point of object files, ready to call; calls let go of the GIL.
 
     `products`: those of matrix formats, by name. A step with a matrix of another format ends the process.
     """
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine()
     missing = [product_symbol(name) for name in formats.MATRIX_FORMATS if name not in products]
     traps = "".join(
         f"define void @{symbol}() {{ call void @llvm.trap() unreachable }}\n" for symbol in missing
     )
-    module = llvm.parse_assembly("declare void @llvm.trap()\n" + traps)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    for code in (*products.values(), interpreter):
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
+    engine = load_objects("declare void @llvm.trap()\n" + traps, (*products.values(), interpreter))
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
     return prototype(engine.get_function_address(SYMBOL))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.formats import GROUP_SIZE, Q4, Q4K, Q8, SCALE_BASE, MatrixFormat
+from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, Q4, Q4K, Q8, SCALE_BASE, MatrixFormat
 from sampan.kernels.group_sums import low_sums, signed_sums
 from sampan.kernels.jit import inlined_kernel, kernel
 from sampan.kernels.simd import (
@@ -206,6 +206,9 @@ def _make_walk(format: MatrixFormat, wide: bool) -> TileKernel:
     tallest = max(heights)
     one_pass = passes[1]
     middle_pass = passes[4]
+    # With two tokens, a tile of four would take longer than so few bytes take to come from memory.
+    two_tokens = format in COMPACT_FORMATS
+    two_pass = _make_pass(format, 2, 1, wide) if two_tokens else middle_pass
     tall_pass = passes[tallest]
     pair_pass = _make_pass(format, pair_height, 2, wide) if pair_height else tall_pass
 
@@ -222,7 +225,12 @@ def _make_walk(format: MatrixFormat, wide: bool) -> TileKernel:
             )  # fmt: skip
             token += tallest
             fetch = 0
-        if end - token > 1:
+        if two_tokens and end - token == 2:
+            two_pass(
+                block, 0, groups, fetch, x + token * x_stride, x_stride, scales + token * scale_stride,
+                scale_stride, plane, out + token * out_stride, out_stride, 2, factor, accumulate,
+            )  # fmt: skip
+        elif end - token > 1:
             middle_pass(
                 block, 0, groups, fetch, x + token * x_stride, x_stride, scales + token * scale_stride,
                 scale_stride, plane, out + token * out_stride, out_stride, end - token, factor, accumulate,

@@ -1,8 +1,8 @@
 """Which kernels are machine code of their own: the products, an object file for each matrix format.
 
-A start compiles what its model needs, at the same time on several cores. In the object file of the
-interpreter a product is a symbol, which `machine_code.link` resolves. Everywhere else, such as in tests of
-kernels, in the interpreter mode and for another CPU, it is the kernel itself.
+A start compiles what its model needs, at the same time on several cores. Where `use_symbols` was called, as
+it is to make the interpreter's object file, a product is a symbol, which `machine_code.link` resolves.
+Elsewhere, such as in the interpreter mode and for another CPU, it is the kernel itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _symbols = False
 
 
 def use_symbols() -> None:
-    """From here on, what is imported calls products by their symbols. For a process that only compiles."""
+    """From here on, what is imported calls products by their symbols."""
     global _symbols
     _symbols = True
 

@@ -23,12 +23,21 @@ _SEED = 5
 
 class Bootstrap:
     """`RESAMPLES` draws of clusters, the same in every run. `sizes`: the number of clusters in each text;
-    `counts` [RESAMPLES, clusters]: how often each is drawn."""
+    `counts` [RESAMPLES, clusters]: how often each is drawn.
+    """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         random = np.random.default_rng(_SEED)
+        self._texts = np.repeat(np.arange(len(sizes)), sizes)
         drawn = [random.multinomial(size, np.full(size, 1 / size), RESAMPLES) for size in sizes]
         self.counts: NDArray[np.float64] = np.concatenate(drawn, axis=1).astype(np.float64)
+
+    def suffices(self, clusters: NDArray[np.intp]) -> bool:
+        """Whether those of some tokens are enough for an interval: `FEWEST_CLUSTERS`, and of no text a single
+        one, which would be drawn every time.
+        """
+        of_each_text = np.bincount(self._texts[np.unique(clusters)])
+        return bool(of_each_text.sum() >= FEWEST_CLUSTERS and not (of_each_text == 1).any())
 
     def means(
         self, values: NDArray[np.floating | np.bool_], clusters: NDArray[np.intp]

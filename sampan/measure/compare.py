@@ -42,27 +42,45 @@ class Comparison:
         )
 
 
+class Expectation:
+    """The reference's logits [n, vocab_size], which several models are compared with, and `following` [n]:
+    the next tokens. SampanError when a logit is no finite number.
+    """
+
+    def __init__(self, against: NDArray[np.floating], following: NDArray[np.integer]) -> None:
+        self._against = against
+        self._following = following
+        self._log = _log_softmax(against)
+        self._shares = np.exp(self._log)
+        self._rows = np.arange(len(following))
+        self._top = against.argmax(axis=1)
+
+    def compare(self, model: NDArray[np.floating]) -> Comparison:
+        """With a model's logits [n, vocab_size].
+
+        KL(P || Q) = sum over tokens of P (log P - log Q), P the reference's distribution (Kullback and
+        Leibler 1951), in float64. SampanError when a logit is no finite number.
+        """
+        log = _log_softmax(model)
+        rows, following = self._rows, self._following
+        found = model.argmax(axis=1)
+        ahead = (self._against > self._against[rows, found][:, None]).sum(axis=1)
+        return Comparison(
+            divergence=(self._shares * (self._log - log)).sum(axis=1),
+            # Of several equally likely tokens only the first counts as the likeliest.
+            rank=np.where(found == self._top, 1, np.maximum(ahead + 1, 2)),
+            model_loss=-log[rows, following],
+            against_loss=-self._log[rows, following],
+            model_right=found == following,
+            against_right=self._top == following,
+        )
+
+
 def compare(
     against: NDArray[np.floating], model: NDArray[np.floating], following: NDArray[np.integer]
 ) -> Comparison:
-    """Compare logits [n, vocab_size] of the reference and of the model; `following` [n]: the next tokens.
-
-    KL(P || Q) = sum over tokens of P (log P - log Q), P the reference's distribution (Kullback and Leibler
-    1951), in float64. SampanError when a logit is no finite number.
-    """
-    log_p, log_q = _log_softmax(against), _log_softmax(model)
-    rows = np.arange(len(following))
-    expected, found = against.argmax(axis=1), model.argmax(axis=1)
-    ahead = (against > against[rows, found][:, None]).sum(axis=1)
-    return Comparison(
-        divergence=(np.exp(log_p) * (log_p - log_q)).sum(axis=1),
-        # Of several equally likely tokens only the first counts as the likeliest.
-        rank=np.where(found == expected, 1, np.maximum(ahead + 1, 2)),
-        model_loss=-log_q[rows, following],
-        against_loss=-log_p[rows, following],
-        model_right=found == following,
-        against_right=expected == following,
-    )
+    """A reference's logits with one model's; see `Expectation`."""
+    return Expectation(against, following).compare(model)
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -44,7 +44,8 @@ section{background:var(--paper);border:1px solid var(--line);border-radius:10px;
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
+td:first-child{white-space:normal;overflow-wrap:anywhere;min-width:96px;max-width:min(340px,40vw)}
 tr.total td{font-weight:600}
 td small{display:block;color:var(--soft);font-weight:400;font-size:.78rem}
 td{vertical-align:top}
@@ -268,7 +269,7 @@ def _storage_sections(matrices: Sequence[StoredMatrix]) -> list[str]:
                 _section("Damage by expert", f'<div class="wide">{svg}</div>', "Added mean KL in nats.")
             )
     bits = expert_figures(matrices, bits_per_weight)
-    if bits:
+    if len({figure for figures in bits.values() for figure in figures}) > 1:
         svg = expert_plot("Bits per weight by expert", bits, "{:.2f} bits".format)
         sections.append(_section("Bits by expert", f'<div class="wide">{svg}</div>'))
     return sections

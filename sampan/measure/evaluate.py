@@ -14,9 +14,9 @@ from sampan.cache.layout import KeyValueType
 from sampan.engine.experts import FULL, ExpertDial
 from sampan.errors import RequestError
 from sampan.hub.home import Progress
-from sampan.measure.bootstrap import FEWEST_CLUSTERS, Bootstrap, Interval, interval
+from sampan.measure.bootstrap import Bootstrap, Interval, interval
 from sampan.measure.candidates import Candidate, Options, open_candidates, open_reference, uniform_packs
-from sampan.measure.compare import Comparison, compare
+from sampan.measure.compare import Comparison, Expectation
 from sampan.measure.figures import Figures, figures
 from sampan.measure.logits import LogitSource
 from sampan.measure.pieces import Piece, by_document, cut
@@ -203,9 +203,8 @@ def measure(
         added = None
         if own is not joined[0]:
             difference = own.divergence - joined[0].divergence
-            enough = len(np.unique(clusters)) >= FEWEST_CLUSTERS
             draws = bootstrap.means(difference, clusters)
-            added = float(difference.mean()), interval(draws) if enough else None
+            added = float(difference.mean()), interval(draws) if bootstrap.suffices(clusters) else None
         measured.append(
             Measured(
                 candidate.name,
@@ -229,8 +228,9 @@ def _compare_window(
         candidate.logits(tokens[:-1], _CHUNK) for candidate in candidates
     ]
     for start, theirs in zip(range(1, len(tokens), _CHUNK), other.logits(tokens[:-1], _CHUNK), strict=True):
+        expected = Expectation(theirs, tokens[start : start + _CHUNK])
         for parts, stream in zip(found, streams, strict=True):
-            parts.append(compare(theirs, next(stream), tokens[start : start + _CHUNK]))
+            parts.append(expected.compare(next(stream)))
     for stream in streams:
         next(stream, None)
     return [Comparison.join(parts) for parts in found]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sampan.measure.bootstrap import FEWEST_CLUSTERS, Bootstrap, Interval, interval
+from sampan.measure.bootstrap import Bootstrap, Interval, interval
 from sampan.measure.compare import Comparison
 
 
@@ -98,7 +98,7 @@ def figures(compared: Comparison, clusters: NDArray[np.intp], bootstrap: Bootstr
 
 
 def _intervals(compared: Comparison, clusters: NDArray[np.intp], bootstrap: Bootstrap) -> dict[str, Interval]:
-    if len(np.unique(clusters)) < FEWEST_CLUSTERS:
+    if not bootstrap.suffices(clusters):
         return {}
     p99, p99_9 = bootstrap.quantiles(compared.divergence, clusters, (0.99, 0.999))
     draws = {

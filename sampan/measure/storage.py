@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sampan.weights.pack import Pack
@@ -33,14 +33,16 @@ class StoredMatrix:
         return int(rest.split(".")[0]) if found else None
 
 
-def stored_matrices(pack: Pack) -> list[StoredMatrix]:
-    """Of a pack, in its order; without damage."""
+def stored_matrices(pack: Pack, damages: Mapping[str, float] | None = None) -> list[StoredMatrix]:
+    """Of a pack, in its order. `damages`: by name, where they are known."""
+    known = damages or {}
     return [
         StoredMatrix(
             name,
             matrix.format.name,
             matrix.rows * matrix.columns,
             matrix.format.matrix_bytes(matrix.rows, matrix.columns),
+            known.get(name),
         )
         for name, matrix in pack.matrices.items()
     ]

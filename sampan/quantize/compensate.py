@@ -50,7 +50,9 @@ class Compensation:
 
     @staticmethod
     def of(hessian: Array) -> Compensation:
-        """For a hessian [columns, columns], columns % 32 == 0; see `statistics.MatrixInputs`."""
+        """For a hessian [columns, columns], columns % 32 == 0; see `statistics.MatrixInputs`. Takes three
+        arrays of its shape in float64 meanwhile.
+        """
         weight = np.diag(hessian).reshape(-1, GROUP_SIZE)
         groups = np.argsort(-weight.sum(axis=1), kind="stable")
         within = np.argsort(-weight[groups], axis=1, kind="stable")
@@ -82,9 +84,11 @@ def _decomposed(hessian: npt.NDArray[np.float64]) -> tuple[Array, Array]:
     """
     # Cholesky's factor is lower triangular: of the reversed matrix, reversed.
     upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    diagonal = np.diag(upper)
-    feedback = np.triu(upper / diagonal, 1)
-    return np.ascontiguousarray(feedback, np.float32), (diagonal**2).astype(np.float32)
+    diagonal = np.diag(upper).copy()
+    # In place: of a wide matrix this is a gigabyte.
+    upper /= diagonal
+    upper[np.diag_indices_from(upper)] = 0
+    return np.ascontiguousarray(upper, np.float32), (diagonal**2).astype(np.float32)
 
 
 def compensate_rows(
@@ -131,24 +135,31 @@ class _Rounded:
             before = slice(0, at.start)
             targets = weights + feedback[before, at].T @ self._errors[before]
             importance = self._given.importance[at]
-            scale_bytes, zeros, codes = self._round_group(
-                targets, weights, importance, np.ascontiguousarray(feedback[at, at])
+            scale_bytes, zeros = self._searched(targets, importance)
+            codes = self._rounded(
+                targets, weights, importance, np.ascontiguousarray(feedback[at, at]), scale_bytes, zeros
             )
             self._scale_bytes[group], self._zeros[group], self._codes[at] = scale_bytes, zeros, codes
             self._errors[at] = weights - _values(scale_bytes, zeros, codes)
 
     def descend(self) -> None:
         """Round each group anew, knowing the errors of all others, and keep what is better."""
-        hessian = self._given.hessian
+        given = self._given
         for group in range(len(self._zeros)):
             at = slice(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)
-            block = hessian[at, at]
+            block = given.hessian[at, at]
             errors = self._errors[at]
-            pull = hessian[at] @ self._errors - block @ errors
-            shift = self._given.inverses[group] @ pull
+            pull = given.hessian[at] @ self._errors - block @ errors
+            shift = given.inverses[group] @ pull
             targets = self._weights[at] + shift
-            scale_bytes, zeros, codes = self._round_group(
-                targets, targets, self._given.group_importance[group], self._given.group_feedback[group]
+            scale_bytes, zeros = self._scale_bytes[group].copy(), self._zeros[group].copy()
+            codes = self._rounded(
+                targets,
+                targets,
+                given.group_importance[group],
+                given.group_feedback[group],
+                scale_bytes,
+                zeros,
             )
             values = _values(scale_bytes, zeros, codes)
             now, then = errors + shift, targets - values
@@ -169,20 +180,29 @@ class _Rounded:
         zeros[:, groups] = from_lanes(self._zeros, rows)
         return pack_compact(codes.reshape(rows, -1, GROUP_SIZE), scale_bytes, zeros, self._format)
 
-    def _round_group(
-        self, targets: Array, weights: Array, importance: Array, feedback: Array
-    ) -> tuple[Array, Array, Array]:
-        """Scale bytes and zeros [rows], codes [32, rows] of one group."""
+    def _searched(self, targets: Array, importance: Array) -> tuple[Array, Array]:
+        """Scale bytes and zeros [rows] of the least error without compensation."""
         _, first_bytes, first_zeros = round_compact(
             np.ascontiguousarray(targets.T)[:, None], self._format, self._name
         )
         scale_bytes, zeros = as_lanes(first_bytes), as_lanes(first_zeros)
-        targets = np.ascontiguousarray(targets)
         search_lanes(targets, importance, scale_bytes, zeros, self._format)
+        return scale_bytes[0], zeros[0]
+
+    def _rounded(
+        self,
+        targets: Array,
+        weights: Array,
+        importance: Array,
+        feedback: Array,
+        scale_bytes: Array,
+        zeros: Array,
+    ) -> Array:
+        """Codes [32, rows] of one group. Scale bytes and zeros [rows] are replaced by better ones."""
         codes = np.empty_like(targets)
         compensate_group(
             targets.ctypes.data,
-            np.ascontiguousarray(weights).ctypes.data,
+            weights.ctypes.data,
             importance.ctypes.data,
             feedback.ctypes.data,
             scale_bytes.ctypes.data,
@@ -195,7 +215,7 @@ class _Rounded:
             _REACH,
             self._scratch.ctypes.data,
         )
-        return scale_bytes[0], zeros[0], codes
+        return codes
 
 
 def _values(scale_bytes: Array, zeros: Array, codes: Array) -> Array:

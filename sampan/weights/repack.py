@@ -82,8 +82,13 @@ def repack(
     blocks = raw.reshape(rows, -1)
     if maps_exactly(type_name, format):
         return _EXACT[type_name](np.ascontiguousarray(blocks), name)
-    values: npt.NDArray[np.float32] = gguf_dequantize(blocks, GGMLQuantizationType[type_name])
-    return round_rows(values.reshape(rows, columns), format, name)
+    return round_rows(stored_values(blocks, type_name, columns), format, name)
+
+
+def stored_values(raw: npt.NDArray[np.uint8], type_name: str, columns: int) -> npt.NDArray[np.float32]:
+    """Stored rows [rows, bytes of a row] as float32 [rows, columns]."""
+    values: npt.NDArray[np.float32] = gguf_dequantize(raw, GGMLQuantizationType[type_name])
+    return values.reshape(len(raw), columns)
 
 
 def _nibble_words(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

@@ -38,8 +38,13 @@ class LlamaCpp:
         prompt: str = self._post("/apply-template", {"messages": messages})["prompt"]
         return prompt
 
-    def log_probabilities(self, prompt: list[int], size: int) -> npt.NDArray[np.float64]:
-        """Of every token after `prompt`, [size]; NaN where the probability is 0 in float32."""
+    def log_probabilities(
+        self, prompt: list[int], size: int, answer: int | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Of every token after `prompt`, [size]; NaN where the probability is 0 in float32. `answer`: a token
+        that the answer is to be, which changes no probability; one that is part of a character comes without
+        any.
+        """
         body = {
             "prompt": prompt,
             "n_predict": 1,
@@ -48,6 +53,7 @@ class LlamaCpp:
             "cache_prompt": False,
             # An answer that ends at once comes without probabilities.
             "ignore_eos": True,
+            "logit_bias": [] if answer is None else [[answer, 1e6]],
         }
         listed = self._post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         found = np.full(size, np.nan)

@@ -52,3 +52,11 @@ def test_every_run_draws_the_same() -> None:
     first, second = (Bootstrap([12]).means(values, clusters) for _ in range(2))
     assert np.array_equal(first, second)
     assert len(np.unique(first)) > 20
+
+
+def test_clusters_that_say_nothing() -> None:
+    bootstrap = Bootstrap([4, 3, 1])
+    assert bootstrap.suffices(np.array([0, 1, 2, 4, 5, 4]))
+    assert not bootstrap.suffices(np.array([0, 1, 2, 3]))
+    # The only one of its text would be in every draw as often as it is.
+    assert not bootstrap.suffices(np.arange(8))

@@ -9,7 +9,7 @@ from typing import Any
 from sampan.errors import UnsupportedError
 from sampan.models.tokenizer import Tokenizer
 from sampan.serve.pieces import AnswerParser
-from sampan.serve.text import deepseek, glm, hermes, kimi, llama, minimax, qwen_coder
+from sampan.serve.text import answer_tags, deepseek, glm, hermes, kimi, llama, minimax, qwen_coder
 from sampan.serve.text.calls import CallFormat, ToolSchema
 from sampan.serve.text.plain import PlainParser
 from sampan.serve.text.reasoning import ReasoningMarks, ReasoningParser
@@ -92,6 +92,9 @@ def choose_parser(
     if tools:
         schemas = [ToolSchema.of(tool) for tool in tools]
         inner = call_format_of(tokenizer).parser(schemas, parallel=parallel_tool_calls)
+    # A template that takes the tags off earlier answers is one of a model that writes them.
+    if answer_tags.BEGIN in (tokenizer.template_source or ""):
+        inner = answer_tags.AnswerTagsParser(inner)
     reasoning = reasoning_of(tokenizer, rendered_prompt)
     return inner if reasoning is None else ReasoningParser(reasoning.marks, inner, begun=reasoning.begun)
 

@@ -1,0 +1,94 @@
+"""Quantize a synthetic checkpoint of Qwen3-30B-A3B's shape in bfloat16, and say how long it took and in how
+much memory, for each way to round.
+
+    python bench/quantize_speed.py FOLDER [--layers 1] [--bits 4] [--threads N] [--mode nearest] [--json OUT]
+
+One layer is about 1.2 GB. The weights are random, since rounding takes longer for some than for others; the
+file is read once before, so that the disk is not measured. Each way runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from synthetic_checkpoint import write_checkpoint
+
+from sampan.plan.machine import cpu_name, default_threads
+
+MODES = {
+    "nearest": ["--no-calibration"],
+    "calibrated": ["--calibration"],
+    "compensated": ["--calibration", "--compensate"],
+}
+
+
+def measure(folder: Path, bits: int, threads: int, options: list[str]) -> dict[str, float]:
+    """Seconds, those of all cores together, and peak memory of one `sampan quantize`."""
+    pack = folder / "out.pack"
+    command = [sys.executable, "-m", "sampan", "quantize", str(folder), str(pack)]
+    command += ["--bits", str(bits), "--threads", str(threads), "--json", *options]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    report = json.loads(output)
+    pack.unlink()
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_bytes": usage.ru_maxrss * 1024,
+        "pack_bytes": report["pack_bytes"],
+        "calibration_tokens": sum(report["calibration"].values()),
+    }
+
+
+def main() -> None:
+    """Write, quantize, report."""
+    parser = argparse.ArgumentParser(description="How fast a checkpoint is quantized.")
+    parser.add_argument("folder", type=Path, help="a folder that does not exist yet; removed in the end")
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--bits", type=int, choices=(4, 8), default=4)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--mode", choices=MODES, action="append", help="all unless given; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the report here as well")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True)
+    try:
+        source = write_checkpoint(args.folder, args.layers, np.random.default_rng(0))
+        # Compiles what is compiled once per machine, and reads the file.
+        measure(args.folder, args.bits, args.threads, MODES["nearest"])
+        report = {
+            "cpu": cpu_name(),
+            "threads": args.threads,
+            "source_bytes": source,
+            "bits": args.bits,
+            "modes": {
+                mode: measure(args.folder, args.bits, args.threads, MODES[mode])
+                for mode in args.mode or MODES
+            },
+        }
+        for figures in report["modes"].values():
+            figures["seconds_per_gb"] = figures["seconds"] / (source / 1e9)
+    finally:
+        shutil.rmtree(args.folder)
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.json is not None:
+        args.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

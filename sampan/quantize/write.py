@@ -1,0 +1,103 @@
+"""Rounding every matrix into the pack, and how far each then is from its weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sampan.convert.convert import Conversion
+from sampan.formats import MatrixFormat
+from sampan.models.reference import ReferenceModel
+from sampan.quantize.methods import RoundingMethod, rounder
+from sampan.quantize.statistics import MatrixInputs, read_inputs
+from sampan.weights.quantize import dequantize
+from sampan.weights.repack import RoundRows
+
+
+@dataclass(frozen=True)
+class Written:
+    """A matrix in the pack: the sum of squared errors over the sum of squares, and how many calibration
+    tokens it was rounded for.
+    """
+
+    error: float
+    tokens: int | None = None
+
+
+def write_unweighted(conversion: Conversion, names: Iterable[str]) -> dict[str, Written]:
+    """Write these matrices, the scale and zero of each group chosen for the least squared error."""
+    return {name: _write(conversion, name, "search", None) for name in names}
+
+
+def write_calibrated(
+    conversion: Conversion, windows: Sequence[npt.NDArray[np.int32]], method: RoundingMethod
+) -> tuple[dict[str, Written], frozenset[str]]:
+    """Write every matrix as the model reads the windows and comes to it: its inputs are what the matrices
+    before it, rounded already, make of the tokens. With compensation the float model reads along, and what is
+    lost in one matrix is made up for by those behind it. What no token reaches is written unweighted; the
+    names of these come second.
+
+    A run that goes on with what another left reads the windows again, and so finds the same inputs.
+    """
+    checkpoint = conversion.checkpoint
+    written: dict[str, Written] = {}
+
+    def matrix(name: str) -> npt.NDArray[np.float32]:
+        # The embedding of tokens is read before it is rounded.
+        return conversion.values(name) if name in written else checkpoint.matrix(name)
+
+    def visit(name: str, inputs: MatrixInputs) -> None:
+        written[name] = _write(conversion, name, method, inputs)
+
+    context = max(map(len, windows))
+    model = ReferenceModel(checkpoint.config, matrix, checkpoint.vector, context)
+    exact = None
+    if method == "compensate":
+        exact = ReferenceModel(checkpoint.config, checkpoint.matrix, checkpoint.vector, context)
+        if not checkpoint.config.tied_embeddings:
+            written |= write_unweighted(conversion, ["embedding"])
+    unreached = read_inputs(model, windows, visit, exact=exact)
+    written |= write_unweighted(conversion, sorted(unreached - written.keys()))
+    return written, unreached
+
+
+def _write(conversion: Conversion, name: str, method: RoundingMethod, inputs: MatrixInputs | None) -> Written:
+    """Write one matrix, or keep what an interrupted run wrote."""
+    note = conversion.keep(name)
+    if note is None:
+        measured = _Measured(rounder(method, conversion.contents.matrices[name].format, inputs))
+        tokens = None if inputs is None else inputs.tokens
+        note = conversion.write(name, measured, lambda: {"error": measured.error, "tokens": tokens})
+    return Written(**note)
+
+
+class _Measured:
+    """`round_rows` with the error added up; may be called from several threads."""
+
+    def __init__(self, round_rows: RoundRows) -> None:
+        self._round_rows = round_rows
+        self._lock = threading.Lock()
+        self._squares: list[tuple[float, float]] = []
+
+    def __call__(
+        self, rows: npt.NDArray[np.float32], format: MatrixFormat, name: str
+    ) -> npt.NDArray[np.uint8]:
+        packed = self._round_rows(rows, format, name)
+        off = dequantize(packed, format, *rows.shape)
+        off -= rows
+        squares = float(np.vdot(off, off)), float(np.vdot(rows, rows))
+        with self._lock:
+            self._squares.append(squares)
+        return packed
+
+    @property
+    def error(self) -> float:
+        """0 where nothing was rounded. The order in which the threads came makes no difference."""
+        off, all_ = (
+            (sum(sorted(column)) for column in zip(*self._squares, strict=True)) if self._squares else (0, 0)
+        )
+        return off / all_ if all_ else 0.0
