@@ -208,7 +208,7 @@ def print_rows(report: dict[str, Any]) -> None:
     """The rows as a table, by size."""
     print(f"{'':28}{'measured':10}{'MB':>8}{'bits':>7}{'mean KL':>10}  {'95% interval':20}{'same top':>9}")
     for row in sorted(report["rows"], key=lambda row: (row["measured"], -row["bytes"])):
-        low, high = row["intervals"]["kl.mean"]
+        low, high = row["intervals"].get("kl.mean", (math.nan, math.nan))
         print(
             f"{row['name'][-27:]:28}{row['measured']:10}{row['bytes'] / 1e6:8.3f}"
             f"{row['bits_per_weight']:7.3f}"
@@ -251,10 +251,10 @@ def main() -> None:
     path = RESULTS / f"{args.name}.quality.json"
     if args.add:
         report = added_to(json.loads(path.read_text(encoding="utf-8")), report)
-    print_rows(report)
     if args.name:
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(path)
+    print_rows(report)
 
 
 if __name__ == "__main__":

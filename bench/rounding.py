@@ -39,6 +39,8 @@ from sampan.weights.quantize import dequantize
 
 ROOT = Path(__file__).parent.parent
 WINDOW = 512
+# Of each text: of all, about what `sampan quantize` reads.
+CALIBRATION_TOKENS = 2048
 SUFFIX = ".rounding.json"
 START, END = "<!-- rounding:start -->", "<!-- rounding:end -->"
 # Weights per GB of bfloat16, and how many of them are rounded to measure the time.
@@ -83,7 +85,7 @@ class FloatModel:
         }
         blob, settings = import_tokenizer(source)
         self._tokenizer = Tokenizer(blob, settings)
-        self.calibration = self._windows("calibration", None)
+        self.calibration = self._windows("calibration", CALIBRATION_TOKENS)
         self._evaluation = self._windows("evaluation", tokens)
         self._logits = [self.twin({}).forward(window[:-1]) for window in self._evaluation]
 

@@ -42,14 +42,14 @@ def table(report: Report) -> str:
         "|---|---:|---:|---:|---|---:|---:|",
     ]
     for row in sorted(rows, key=lambda row: -row["bytes"]):
-        low, high = row["intervals"]["kl.mean"]
+        interval = row["intervals"].get("kl.mean")
         beside = engine.get(row["name"])
         cells = [
             row_name(row["name"], report["packs"]),
             f"{row['bytes'] / 1e6:.2f}",
             f"{row['bits_per_weight']:.2f}",
             number(row["kl"]["mean"]),
-            f"{number(low)} to {number(high)}",
+            f"{number(interval[0])} to {number(interval[1])}" if interval else "",
             f"{row['same_top']:.1%}",
             number(beside["kl"]["mean"]) if beside else "",
         ]

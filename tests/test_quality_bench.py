@@ -98,3 +98,28 @@ def test_an_importance_matrix_is_sums_of_squares(sparse_folder: Path, tmp_path: 
         sums = tensors[f"blk.{layer}.ffn_down_exps.weight.in_sum2"]
         assert sums.shape == (twin.config.expert_count, twin.config.expert_intermediate_size)
         assert ((sums.sum(axis=1) > 0) == (counts > 0)).all()
+
+
+def test_rows_are_added_to_those_of_the_same_tokens() -> None:
+    common = {"model": "m", "texts": ["a"], "text_tokens": 9, "window": 64, "max_tokens": 5}
+    before = common | {
+        "files": {"a": 1},
+        "packs": {},
+        "at_positions": {},
+        "rows": [
+            {"name": "a", "measured": "weights", "kl": 1},
+            {"name": "b", "measured": "weights", "kl": 2},
+            {"name": "b", "measured": "engine", "kl": 3},
+        ],
+    }
+    new = common | {
+        "files": {},
+        "packs": {"b": 2},
+        "at_positions": {},
+        "rows": [{"name": "b", "measured": "weights", "kl": 4}],
+    }
+    joined = quality.added_to(before, new)
+    assert [(row["name"], row["kl"]) for row in joined["rows"]] == [("a", 1), ("b", 3), ("b", 4)]
+    assert (joined["files"], joined["packs"]) == ({"a": 1}, {"b": 2})
+    with pytest.raises(ValueError, match="other tokens"):
+        quality.added_to(before | {"max_tokens": None}, new)

@@ -52,3 +52,9 @@ def test_the_page_gets_the_table_of_all_results(tmp_path: Path) -> None:
         "| `q4c` | search | 0.0075 (0.75x) | 0.0075 (0.75x) | 46 |\n"
         f"{rounding.END}\nafter\n"
     )
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    page = (rounding.ROOT / "docs" / "quantizing.md").read_text(encoding="utf-8")
+    text = rounding.table(rounding.stored_results(rounding.ROOT / "bench" / "results"))
+    assert f"{rounding.START}\n{text}\n{rounding.END}" in page

@@ -52,16 +52,25 @@ def print_eval(report: EvalReport) -> None:
 
 
 def write_page(path: Path, report: EvalReport, model: str) -> None:
-    """Write the page of an evaluation, with how the model's weights are stored."""
+    """Write the page of an evaluation, with how the model's weights are stored; with what that costs where
+    `sampan quantize` left its report beside the pack.
+    """
     from contextlib import closing
 
     from sampan.api import open_pack
     from sampan.measure.eval_page import eval_page
     from sampan.measure.storage import stored_matrices
+    from sampan.quantize.report import read_report
 
     _, pack = open_pack(model)
     with closing(pack):
-        write_text(path, eval_page(report, stored_matrices(pack)))
+        reported = read_report(pack.path) or {"decisions": [], "notes": []}
+        damages = {
+            decision["name"]: decision["damage"]
+            for decision in reported["decisions"]
+            if decision["damage"] is not None
+        }
+        write_text(path, eval_page(report, stored_matrices(pack, damages), reported["notes"]))
     say(f"wrote {path}")
 
 

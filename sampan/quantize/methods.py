@@ -17,7 +17,8 @@ from sampan.weights.repack import RoundRows
 
 RoundingMethod = Literal["nearest", "search", "compensate"]
 """`nearest`: each weight to the nearest value. `search`: scales and zeros that make the weighted squared
-error least. `compensate`: besides, later weights of a row make up for the errors in earlier ones.
+error least. `compensate`: besides, later weights of a row make up for the errors in earlier ones,
+and all of them for errors in what the matrix is multiplied with, where these are known.
 """
 
 
@@ -33,7 +34,7 @@ def rounder(method: RoundingMethod, format: MatrixFormat, inputs: MatrixInputs |
         return partial(_searched, None)
     if method == "search":
         return partial(_searched, inputs.importance)
-    return partial(_compensated, Compensation.of(inputs.hessian))
+    return partial(_compensated, Compensation.of(inputs.hessian), inputs.correction)
 
 
 def _searched(
@@ -43,6 +44,7 @@ def _searched(
 
 
 def _compensated(
-    compensation: Compensation, rows: Array, format: MatrixFormat, name: str
+    compensation: Compensation, correction: Array | None, rows: Array, format: MatrixFormat, name: str
 ) -> npt.NDArray[np.uint8]:
-    return compensate_rows(rows, format, compensation, name)
+    corrected = rows if correction is None else rows @ correction
+    return compensate_rows(corrected, format, compensation, name)

@@ -21,6 +21,8 @@ _UNSEEN = 0.01
 # what is looked up in it. On the models of assets/, rounded to nearest, it costs a quarter to a third of what
 # the same error costs in the output.
 _LOOKED_UP = 0.25
+# Added to the hessian's diagonal for a correction, of the diagonal's mean.
+_CORRECTION_DAMPING = 0.01
 
 
 class MatrixInputs:
@@ -31,9 +33,17 @@ class MatrixInputs:
     themselves. Sums are worked out when they are asked for, once.
     """
 
-    def __init__(self, rows: Array, weights: Array | None = None, *, looked_up: bool = False) -> None:
+    def __init__(
+        self,
+        rows: Array,
+        weights: Array | None = None,
+        *,
+        looked_up: bool = False,
+        exact: Array | None = None,
+    ) -> None:
         self.rows = rows
         self.weights = weights
+        self.exact = exact
         self._everywhere = _LOOKED_UP if looked_up else 0.0
 
     @property
@@ -72,6 +82,36 @@ class MatrixInputs:
         total[diagonal] += np.float32(self._everywhere) * total[diagonal].mean()
         return total / np.float32(self.tokens)
 
+    @cached_property
+    def correction(self) -> Array | None:
+        """What to multiply the matrix with before it is rounded, [columns, columns], so that its products
+        with `rows` come nearer to those with `exact`; None where these are not known.
+
+        The least squares solution of (weight correction) rows^T = weight exact^T (as in GPTAQ, Li et al.
+        2025, arXiv:2504.02692), damped, and as much of the way to it as there are tokens.
+        """
+        if self.exact is None:
+            return None
+        columns = self.rows.shape[1]
+        lost = np.zeros((columns, columns), np.float64)
+        for start in range(0, len(self.rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            rows, exact = self.rows[part].astype(np.float64), self.exact[part].astype(np.float64)
+            if self.weights is not None:
+                squared = np.square(self.weights[part], dtype=np.float64)[:, None]
+                lost += (exact - rows).T @ (rows * squared)
+            else:
+                lost += (exact - rows).T @ rows
+        hessian = self.hessian.astype(np.float64)
+        hessian[np.diag_indices(columns)] += _CORRECTION_DAMPING * np.diag(hessian).mean()
+        if not hessian.any():
+            return None
+        # As many tokens as there are columns can be met exactly, whatever others would say.
+        known = self.tokens / (self.tokens + columns)
+        correction = known * np.linalg.solve(hessian, lost.T / self.tokens).T
+        correction[np.diag_indices(columns)] += 1
+        return np.asarray(correction, np.float32)
+
     def _weighted_rows(self) -> Iterator[Array]:
         for start in range(0, len(self.rows), _CHUNK):
             rows = self.rows[start : start + _CHUNK]
@@ -83,17 +123,24 @@ def read_inputs(
     texts: Sequence[npt.NDArray[np.integer]],
     visit: Callable[[str, MatrixInputs], None],
     progress: Progress | None = None,
+    *,
+    exact: ReferenceModel | None = None,
 ) -> frozenset[str]:
     """Read texts, token ids [n] each on its own, and hand every matrix that they reach to `visit`, in the
     order of use: layer by layer, the output matrix last, by the name under which the pack has it.
 
-    `visit` is called before the model asks for the matrix, with all inputs it will have. So where the model's
-    `get_matrix` gives the rounded matrix from then on, what follows sees the outputs of the rounded ones
-    before it. A tied embedding is visited as the output matrix, after its use for the tokens.
+    `visit` is called before the model asks for the matrix, with all inputs it will have. So where the
+    model's `get_matrix` gives the rounded matrix from then on, what follows sees the outputs of the rounded
+    ones before it. A tied embedding is visited as the output matrix, after its use for the tokens.
+
+    With `exact`, the same model with weights that are not rounded, which reads along, inputs know what they
+    would be there, and each token keeps the experts that it has there. A tied embedding is then visited
+    first, with its inputs there, so that all others make up for what is lost in it; the texts are read once
+    more for that. An embedding that is not tied may be rounded before.
 
     Returns the names that no token reached: experts, and an embedding that is not tied, whose use is no
     product. Memory: the inputs and outputs of all tokens for one matrix, keys and values of one layer, and
-    one matrix as floats.
+    one matrix as floats; with `exact` all inputs of one layer.
     """
     config = model.config
     unreached = set(pack_layout(config).matrices)
@@ -105,24 +152,68 @@ def read_inputs(
         unreached.discard(name)
         # Queries, keys and values share their inputs, as do a gate and its up projection.
         if known is None or known.rows is not rows:
-            known = MatrixInputs(rows, weights, looked_up=name == "embedding")
+            aim = aims.get(name)
+            # An expert's weight may be 0 in one of both, and then it is not asked there.
+            aim = aim if aim is not None and aim.shape == rows.shape else None
+            known = MatrixInputs(rows, weights, looked_up=name == "embedding", exact=aim)
         visit(name, known)
 
+    def observe_exact(name: str, rows: Array, _weights: Array | None) -> None:
+        assert exact is not None
+        exact.release("")
+        aims[name] = rows
+
+    aims: dict[str, Array] = {}
     lengths = [len(text) for text in texts]
     ends = np.cumsum(lengths).tolist()
-    hidden = model.embed(np.concatenate(texts))
-    previous, model.observe = model.observe, observe
+    tokens = np.concatenate(texts)
+    layers = range(config.layer_count)
+    output = "embedding" if config.tied_embeddings else "output"
+    first = exact is not None and config.tied_embeddings
+    steps = config.layer_count * (2 if first else 1)
+
+    def through(twin: ReferenceModel, layer: int, hidden: Array) -> Array:
+        spans = [
+            ReferenceSpan(twin.new_cache(), slice(end - length, end))
+            for end, length in zip(ends, lengths, strict=True)
+        ]
+        return twin.layer(layer, hidden, spans)
+
+    def advance(done: int) -> None:
+        if progress is not None:
+            progress("reading the calibration text", done, steps)
+
+    previous, model.observe, followed = model.observe, observe, model.follow
     try:
-        for layer in range(config.layer_count):
-            spans = [
-                ReferenceSpan(model.new_cache(), slice(end - length, end))
-                for end, length in zip(ends, lengths, strict=True)
-            ]
-            hidden = model.layer(layer, hidden, spans)
-            if progress is not None:
-                progress("reading the calibration text", layer + 1, config.layer_count)
-        observe("embedding" if config.tied_embeddings else "output", model.output_norm(hidden), None)
+        if exact is not None and first:
+            exact.observe = lambda _name, _rows, _weights: exact.release("")
+            hidden = exact.embed(tokens)
+            for layer in layers:
+                hidden = through(exact, layer, hidden)
+                advance(layer + 1)
+            unreached.discard(output)
+            visit(output, MatrixInputs(exact.output_norm(hidden), looked_up=True))
+            model.release("")
+        hidden = model.embed(tokens)
+        aim = hidden if exact is None else exact.embed(tokens)
+        for layer in layers:
+            if exact is not None:
+                aims.clear()
+                exact.observe = observe_exact
+                aim = through(exact, layer, aim)
+                routes = exact.layer_routes(layer)
+                if routes is not None:
+                    model.follow = np.broadcast_to(routes, (config.sparse_count, *routes.shape))
+            hidden = through(model, layer, hidden)
+            advance(steps - config.layer_count + layer + 1)
+        if not first:
+            if exact is not None:
+                aims[output] = exact.output_norm(aim)
+            observe(output, model.output_norm(hidden), None)
     finally:
-        model.observe = previous
+        model.observe, model.follow = previous, followed
         model.release("")
+        if exact is not None:
+            exact.observe = None
+            exact.release("")
     return frozenset(unreached)

@@ -37,8 +37,9 @@ def write_calibrated(
     conversion: Conversion, windows: Sequence[npt.NDArray[np.int32]], method: RoundingMethod
 ) -> tuple[dict[str, Written], frozenset[str]]:
     """Write every matrix as the model reads the windows and comes to it: its inputs are what the matrices
-    before it, rounded already, make of the tokens. What no token reaches is written unweighted in the end;
-    the names of these come second.
+    before it, rounded already, make of the tokens. With compensation the float model reads along, and what is
+    lost in one matrix is made up for by those behind it. What no token reaches is written unweighted; the
+    names of these come second.
 
     A run that goes on with what another left reads the windows again, and so finds the same inputs.
     """
@@ -54,8 +55,13 @@ def write_calibrated(
 
     context = max(map(len, windows))
     model = ReferenceModel(checkpoint.config, matrix, checkpoint.vector, context)
-    unreached = read_inputs(model, windows, visit)
-    written |= write_unweighted(conversion, sorted(unreached))
+    exact = None
+    if method == "compensate":
+        exact = ReferenceModel(checkpoint.config, checkpoint.matrix, checkpoint.vector, context)
+        if not checkpoint.config.tied_embeddings:
+            written |= write_unweighted(conversion, ["embedding"])
+    unreached = read_inputs(model, windows, visit, exact=exact)
+    written |= write_unweighted(conversion, sorted(unreached - written.keys()))
     return written, unreached
 
 

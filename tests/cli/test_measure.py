@@ -98,6 +98,31 @@ def test_eval_writes_a_page(engine_cli: Run, tiny_model: Path, tmp_path: Path) -
         assert message in result.stderr
 
 
+def test_a_page_has_the_damage_of_a_quantization(
+    engine_cli: Run, sparse_folder: Path, tmp_path: Path
+) -> None:
+    """What the report beside a pack says of each matrix; nothing when it is another pack's."""
+    pack, page, text = tmp_path / "small.pack", tmp_path / "out.html", tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 8)
+    assert engine_cli("quantize", str(sparse_folder), str(pack), "--no-calibration").returncode == 0
+    beside = tmp_path / "small.pack.report.json"
+    report = json.loads(beside.read_text())
+    for decision in report["decisions"]:
+        decision["damage"] = 0.25 if ".experts.3." in decision["name"] else 0.001
+    report["notes"] = ["A note on what was done."]
+    beside.write_text(json.dumps(report))
+    command = ["eval", str(pack), "--against", str(sparse_folder), "--text", str(text), "--window", "32"]
+    assert engine_cli(*command, "--report", str(page)).returncode == 0
+    written = page.read_text(encoding="utf-8")
+    for part in ("Damage by layer", "Damage by expert", "A note on what was done."):
+        assert part in written
+    # An expert has three matrices.
+    assert ">0.75<" in written
+    beside.write_text(json.dumps(report | {"header": "another"}))
+    assert engine_cli(*command, "--report", str(page)).returncode == 0
+    assert "Damage" not in page.read_text(encoding="utf-8")
+
+
 def test_eval_names_models_beside(engine_cli: Run, tiny_model: Path) -> None:
     for beside in (["again"], ["=x"], ["a=x", "--beside", "a=y"]):
         result = engine_cli("eval", str(tiny_model), "--against", "float32", "--beside", *beside)

@@ -118,3 +118,51 @@ def test_the_same_text_gives_the_same_bits() -> None:
     second, _ = visited(model_of("qwen3_moe"), texts)
     for name, inputs in first.items():
         np.testing.assert_array_equal(inputs.hessian, second[name].hessian)
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen2_moe", "qwen3_next"])
+def test_an_exact_model_reads_along(case: str) -> None:
+    """Inputs of a model with other weights know what they are in the exact one."""
+    exact, model = model_of(case), model_of(case)
+    texts = texts_of(case)
+    expected, _ = visited(model_of(case), texts)
+    changed = ReferenceModel(
+        model.config,
+        lambda name: model._get["matrix"](name) * np.float32(1.02 if name.endswith("value") else 1),
+        model._get["vector"],
+    )
+    seen: dict[str, MatrixInputs] = {}
+    read_inputs(changed, texts, seen.__setitem__, exact=exact)
+    assert seen.keys() >= {name for name in expected if ".experts." not in name}
+    different = 0
+    tied = model.config.tied_embeddings
+    if tied:
+        assert next(iter(seen)) == "embedding"
+        assert seen.pop("embedding").exact is None
+    for name, inputs in seen.items():
+        assert inputs.exact is not None
+        assert inputs.exact.shape == inputs.rows.shape
+        if name in expected and expected[name].rows.shape == inputs.exact.shape:
+            np.testing.assert_allclose(inputs.exact, expected[name].rows, rtol=1e-3, atol=1e-4)
+        different += not np.array_equal(inputs.exact, inputs.rows)
+    assert different > len(seen) // 2
+    assert changed.follow is None
+
+
+def test_a_correction_brings_products_nearer_to_the_exact_ones() -> None:
+    random = np.random.default_rng(3)
+    exact = random.normal(size=(500, 64)).astype(np.float32)
+    shift = np.eye(64) + random.normal(size=(64, 64)) * 0.05
+    rows = (exact @ shift + random.normal(size=exact.shape) * 0.05).astype(np.float32)
+    weight = random.normal(size=(32, 64)).astype(np.float32)
+    shares = random.uniform(0.1, 1, 500).astype(np.float32)
+    for weights in (None, shares):
+        correction = MatrixInputs(rows, weights, exact=exact).correction
+        assert correction is not None
+        before = np.square(rows @ weight.T - exact @ weight.T).sum()
+        after = np.square(rows @ (weight @ correction).T - exact @ weight.T).sum()
+        assert after < 0.5 * before
+    same = MatrixInputs(exact, exact=exact).correction
+    assert same is not None
+    np.testing.assert_allclose(same, np.eye(64), atol=1e-6)
+    assert MatrixInputs(rows).correction is None
