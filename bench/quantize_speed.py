@@ -1,7 +1,7 @@
 """Quantize a synthetic checkpoint of Qwen3-30B-A3B's shape in bfloat16, and say how long it took and in how
 much memory, for each way to round.
 
-    python bench/quantize_speed.py FOLDER [--layers 1] [--bits 4] [--threads N] [--mode nearest] [--json OUT]
+    python bench/quantize_speed.py FOLDER [--layers 1] [--bits 4] [--threads N] [--mode M] [--json OUT]
 
 One layer is about 1.2 GB. The weights are random, since rounding takes longer for some than for others; the
 file is read once before, so that the disk is not measured. Each way runs in a process of its own.
@@ -24,9 +24,9 @@ from synthetic_checkpoint import write_checkpoint
 from sampan.plan.machine import cpu_name, default_threads
 
 MODES = {
-    "nearest": ["--no-calibration"],
-    "calibrated": ["--calibration"],
-    "compensated": ["--calibration", "--compensate"],
+    "uncalibrated": ["--no-calibration"],
+    "calibrated": ["--no-compensate"],
+    "compensated": ["--compensate"],
 }
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     try:
         source = write_checkpoint(args.folder, args.layers, np.random.default_rng(0))
         # Compiles what is compiled once per machine, and reads the file.
-        measure(args.folder, args.bits, args.threads, MODES["nearest"])
+        measure(args.folder, args.bits, args.threads, MODES["uncalibrated"])
         report = {
             "cpu": cpu_name(),
             "threads": args.threads,

@@ -172,6 +172,8 @@ class Clients:
                 await asyncio.sleep(0.02)
         finally:
             writer.close()
+        if not received:
+            raise ConnectionError("closed before an answer began")
         status = received.split(b" ", 2)[1].decode()
         if status != "200":
             return status

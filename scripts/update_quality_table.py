@@ -82,6 +82,8 @@ def row_name(name: str, packs: Mapping[str, Any]) -> str:
 
 def number(value: float) -> str:
     """Two significant digits, three from 0.01 on, without an exponent where that is readable."""
+    if value == 0:
+        return "0"
     if value < 1e-6:
         return f"{value:.1e}"
     digits = 2 if value < 0.01 else 3

@@ -338,7 +338,7 @@ _WRITERS: dict[str, Callable[[Report, str, Language], str]] = {
     "serving": _serving,
     "gateway": _gateway,
 }
-_NOT_QUOTED = ("dial", "quality")
+_NOT_QUOTED = ("dial", "quality", "rounding", "allocation")
 
 
 def _row_name(row: str, language: Language) -> str:

@@ -73,3 +73,8 @@ def test_the_page_says_what_the_results_say() -> None:
     for path in results:
         report = json.loads(path.read_text(encoding="utf-8"))
         assert tables.table(report).count("\n| ") == 1 + len({row["name"] for row in report["rows"]})
+
+
+def test_numbers_are_short() -> None:
+    values = {0.0: "0", 1.7e-8: "1.7e-08", 0.000051: "0.000051", 0.0046: "0.0046", 0.0527: "0.0527"}
+    assert {value: tables.number(value) for value in values} == values

@@ -48,9 +48,12 @@ def quantize(
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Calibrate with so many tokens at most.")] = DEFAULT_TOKENS,
     compensate: Annotated[
-        bool,
-        typer.Option("--compensate", help="Let rounding errors of a row make up for each other; slower."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="Let later weights make up for errors in earlier ones; slower. Yes with calibration.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace OUT if it exists, once the new pack is whole.")
     ] = False,

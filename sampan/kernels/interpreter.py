@@ -12,6 +12,7 @@ longer matches.
 
 from __future__ import annotations
 
+from sampan.kernels.ahead import AHEAD_BYTES, fetch_lines, first_weights, next_weights
 from sampan.kernels.delta import convolution_units, delta_blocks, delta_rule, linear_conv, linear_norm
 from sampan.kernels.experts import combine, dispatch, expert_down, expert_gate_up, gather
 from sampan.kernels.jit import inlined_kernel, kernel
@@ -299,6 +300,10 @@ def enter(state: int, thread: int) -> int:
         atomic_store(state + END_PHASE * 8, first_phase + op_count)
     waits = 0
     waited_phase = 0
+    # The op whose weights are asked for while there is nothing to do, where they lie, and how much was.
+    ahead = -1
+    first, second = 0, 0
+    fetched = AHEAD_BYTES
     while True:
         end_phase = atomic_load(state + END_PHASE * 8)
         first_phase = end_phase - op_count
@@ -315,8 +320,19 @@ def enter(state: int, thread: int) -> int:
             if phase != waited_phase:
                 waited_phase = phase
                 waits = 0
+                if not idle:
+                    ops = load_word(state, OPS)
+                    following = next_weights(ops, step, phase - first_phase + 1, op_count)
+                    if following == op_count:
+                        fetched = AHEAD_BYTES
+                    elif first_phase + following != ahead:
+                        ahead = first_phase + following
+                        first, second = first_weights(ops + following * OP_WORDS * 8, home, regions)
+                        fetched = 0
             waits += 1
-            if waits < (_IDLE_SPINS if idle else _SPINS):
+            if fetched < AHEAD_BYTES and not idle:
+                fetched = fetch_lines(first, second, fetched)
+            elif waits < (_IDLE_SPINS if idle else _SPINS):
                 cpu_relax()
             elif waits < _SPINS + _YIELDS and not idle:
                 yield_thread()

@@ -50,7 +50,9 @@ class Compensation:
 
     @staticmethod
     def of(hessian: Array) -> Compensation:
-        """For a hessian [columns, columns], columns % 32 == 0; see `statistics.MatrixInputs`."""
+        """For a hessian [columns, columns], columns % 32 == 0; see `statistics.MatrixInputs`. Takes three
+        arrays of its shape in float64 meanwhile.
+        """
         weight = np.diag(hessian).reshape(-1, GROUP_SIZE)
         groups = np.argsort(-weight.sum(axis=1), kind="stable")
         within = np.argsort(-weight[groups], axis=1, kind="stable")
@@ -82,9 +84,11 @@ def _decomposed(hessian: npt.NDArray[np.float64]) -> tuple[Array, Array]:
     """
     # Cholesky's factor is lower triangular: of the reversed matrix, reversed.
     upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    diagonal = np.diag(upper)
-    feedback = np.triu(upper / diagonal, 1)
-    return np.ascontiguousarray(feedback, np.float32), (diagonal**2).astype(np.float32)
+    diagonal = np.diag(upper).copy()
+    # In place: of a wide matrix this is a gigabyte.
+    upper /= diagonal
+    upper[np.diag_indices_from(upper)] = 0
+    return np.ascontiguousarray(upper, np.float32), (diagonal**2).astype(np.float32)
 
 
 def compensate_rows(

@@ -26,7 +26,6 @@ from sampan.models.tokenizer_import import import_tokenizer
 from sampan.plan.machine import default_threads
 from sampan.quantize.auto import choices_for_size, forget_measurements, with_formats
 from sampan.quantize.choose import Choice, requantized, uniform_choices, within_range
-from sampan.quantize.methods import RoundingMethod
 from sampan.quantize.report import Decision, QuantizeReport, header_digest
 from sampan.quantize.settings import QuantizeSettings
 from sampan.quantize.texts import Windows, read_texts, token_windows
@@ -123,7 +122,7 @@ class _Quantization:
             progress=self.progress,
         ) as conversion:
             if self.windows:
-                written, unreached = write_calibrated(conversion, self._pieces, self._method)
+                written, unreached = write_calibrated(conversion, self._pieces, self.settings.method)
             else:
                 written, unreached = write_unweighted(conversion, choices), frozenset()
             report = self._report(contents, choices, written, unreached)
@@ -143,16 +142,12 @@ class _Quantization:
             contents,
             self._pieces,
             size,
-            self._method,
+            self.settings.method,
             self._measured_on(),
             self.out,
             self.progress,
         )
         return choices, with_formats(contents, choices)
-
-    @property
-    def _method(self) -> RoundingMethod:
-        return "compensate" if self.settings.compensate else "search"
 
     def _contents(self, choices: Mapping[str, Choice]) -> PackContents:
         formats = {name: choice.format for name, choice in choices.items()}
@@ -182,7 +177,7 @@ class _Quantization:
             "source": str(self.path),
             "files": [list(entry) for entry in self.checkpoint.state],
             "quantizer_version": QUANTIZER_VERSION,
-            "method": self._method,
+            "method": self.settings.method,
             "tokens": tokens.hexdigest(),
         }
 

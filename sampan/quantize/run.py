@@ -23,7 +23,7 @@ def quantize(
     texts: Sequence[str | Path] = (),
     calibrate: bool | None = None,
     max_tokens: int = DEFAULT_TOKENS,
-    compensate: bool = False,
+    compensate: bool | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,

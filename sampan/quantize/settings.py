@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sampan.errors import RequestError
+
+if TYPE_CHECKING:
+    from sampan.quantize.methods import RoundingMethod
 
 QuantizeBits = Literal[4, 8, "auto"]
 
@@ -19,10 +22,10 @@ class QuantizeSettings:
 
     `bits`: 4 or 8 for every matrix that is not protected, or "auto": each matrix what it needs, so that the
     pack has at most `size` bytes. `calibrate`: whether the weights are rounded for the activations that the
-    calibration texts cause, and not each to the nearest value; None is yes, but no at 8 bits without `texts`
-    of one's own. `texts`: UTF-8 files in place of the texts that ship with Sampan. `max_tokens`: at most so
-    many of their tokens are read, from each text about as many. `compensate`: whether the rounding errors of
-    a row make up for each other. `threads`: None is one per physical core.
+    calibration texts cause; None is yes, but no at 8 bits, which are rounded to nearest. `texts`: UTF-8 files
+    in place of the texts that ship with Sampan. `max_tokens`: at most so many of their tokens are read, from
+    each text about as many. `compensate`: whether later weights of a row make up for the errors in earlier
+    ones; None is yes with calibration. `threads`: None is one per physical core.
     """
 
     bits: QuantizeBits = 4
@@ -30,7 +33,7 @@ class QuantizeSettings:
     texts: tuple[Path, ...] = ()
     calibrate: bool | None = None
     max_tokens: int = DEFAULT_TOKENS
-    compensate: bool = False
+    compensate: bool | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +48,10 @@ class QuantizeSettings:
         for name, value in (("size", self.size), ("max_tokens", self.max_tokens), ("threads", self.threads)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if self.bits == 8 and (self.texts or self.calibrate or self.compensate):
+            raise RequestError(
+                "8 bits are rounded to nearest, which no text makes better: leave out calibration"
+            )
         if self.calibrate is False:
             for what, asked in (("texts", self.texts), ("compensation", self.compensate)):
                 if asked:
@@ -55,6 +62,9 @@ class QuantizeSettings:
     @property
     def calibrated(self) -> bool:
         """Whether texts are read."""
-        if self.calibrate is None:
-            return self.bits != 8 or bool(self.texts) or self.compensate
-        return self.calibrate
+        return self.bits != 8 and self.calibrate is not False
+
+    @property
+    def method(self) -> RoundingMethod:
+        """How matrices are rounded."""
+        return "compensate" if self.calibrated and self.compensate is not False else "search"
