@@ -198,7 +198,8 @@ def write_docs(page: Path, text: str) -> None:
     """Replace what lies between the page's two comments."""
     before, _, rest = page.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+    # A comment right behind a table is a row of it to some.
+    page.write_text(f"{before}{START}\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> int:

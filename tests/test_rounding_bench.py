@@ -49,7 +49,7 @@ def test_the_page_gets_the_table_of_all_results(tmp_path: Path) -> None:
         f"before\n{rounding.START}\n"
         "| format | method | a | b | CPU seconds per GB |\n|---|---|---|---|---|\n"
         "| `q4c` | nearest | 0.0100 (1.00x) | 0.0100 (1.00x) | 12 |\n"
-        "| `q4c` | search | 0.0075 (0.75x) | 0.0075 (0.75x) | 46 |\n"
+        "| `q4c` | search | 0.0075 (0.75x) | 0.0075 (0.75x) | 46 |\n\n"
         f"{rounding.END}\nafter\n"
     )
 
@@ -57,4 +57,4 @@ def test_the_page_gets_the_table_of_all_results(tmp_path: Path) -> None:
 def test_the_page_says_what_the_results_say() -> None:
     page = (rounding.ROOT / "docs" / "quantizing.md").read_text(encoding="utf-8")
     text = rounding.table(rounding.stored_results(rounding.ROOT / "bench" / "results"))
-    assert f"{rounding.START}\n{text}\n{rounding.END}" in page
+    assert f"{rounding.START}\n{text}\n\n{rounding.END}" in page

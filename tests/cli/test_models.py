@@ -19,10 +19,12 @@ def test_an_empty_home(cli: Run, empty_home: Path) -> None:
     assert not empty_home.exists()
 
 
-def test_a_models_life(engine_cli: Run, tiny_model: Path, engine_home: Path) -> None:
+def test_a_models_life(engine_cli: Run, tiny_model: Path, engine_home: Path, tmp_path: Path) -> None:
+    # Others of these tests make packs of the same model.
+    tiny_model = Path(shutil.copytree(tiny_model, tmp_path / "short-lived"))
     assert engine_cli("pull", str(tiny_model)).returncode == 0
     assert engine_cli("run", str(tiny_model), "hello", "--max-tokens", "2").returncode == 0
-    (pack,) = engine_home.glob("packs/tiny-*.pack")
+    (pack,) = engine_home.glob("packs/short-lived-*.pack")
     listed = {model["reference"]: model for model in json.loads(engine_cli("list", "--json").stdout)}
     assert listed[str(tiny_model)]["kind"] == "folder"
     assert listed[str(tiny_model)]["packs"] == [str(pack)]
