@@ -36,13 +36,14 @@ from sampan.quantize.statistics import MatrixInputs, read_inputs
 from sampan.weights.detect import open_source
 from sampan.weights.layout import pack_layout
 from sampan.weights.quantize import dequantize
+from scripts.marked_section import MarkedSection
 
 ROOT = Path(__file__).parent.parent
 WINDOW = 512
 # Of each text: of all, about what `sampan quantize` reads.
 CALIBRATION_TOKENS = 2048
 SUFFIX = ".rounding.json"
-START, END = "<!-- rounding:start -->", "<!-- rounding:end -->"
+SECTION = MarkedSection("rounding")
 # Weights per GB of bfloat16, and how many of them are rounded to measure the time.
 PER_GB = 500_000_000
 TIMED = (512, 2048)
@@ -196,10 +197,8 @@ def stored_results(folder: Path) -> dict[str, list[Figure]]:
 
 def write_docs(page: Path, text: str) -> None:
     """Replace what lies between the page's two comments."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
     # A comment right behind a table is a row of it to some.
-    page.write_text(f"{before}{START}\n{text}\n\n{END}{after}", encoding="utf-8")
+    page.write_text(SECTION.replaced(page.read_text(encoding="utf-8"), f"{text}\n"), encoding="utf-8")
 
 
 def main() -> int:

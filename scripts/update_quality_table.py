@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.marked_section import MarkedSection  # noqa: E402
+
 PAGE = ROOT / "docs" / "measuring.md"
 RESULTS = ROOT / "bench" / "results"
-START, END = "<!-- quality:start -->", "<!-- quality:end -->"
+SECTION = MarkedSection("quality")
 IMPORTANCE = ".imatrix"
 
 Report = Mapping[str, Any]
@@ -90,24 +94,13 @@ def number(value: float) -> str:
     return f"{value:.{max(digits - 1 - math.floor(math.log10(value)), 0)}f}"
 
 
-def with_section(page: str, text: str) -> str:
-    """The page with another section between the two marks. ValueError unless each is there once."""
-    for mark in (START, END):
-        if page.splitlines().count(mark) != 1:
-            raise ValueError(f"{PAGE.name} needs one line {mark}")
-    before, rest = page.split(f"{START}\n")
-    if END not in rest:
-        raise ValueError(f"{PAGE.name} needs one line {END} behind {START}")
-    return f"{before}{START}\n{text}\n{rest[rest.index(END) :]}"
-
-
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is stale")
     check = parser.parse_args().check
     before = PAGE.read_text(encoding="utf-8")
-    after = with_section(before, section(sorted(RESULTS.glob("*.quality.json"))))
+    after = SECTION.replaced(before, section(sorted(RESULTS.glob("*.quality.json"))))
     if before == after:
         return 0
     if check:

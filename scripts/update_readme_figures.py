@@ -29,8 +29,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.marked_section import MarkedSection  # noqa: E402
+
 RESULTS = ROOT / "bench" / "results"
-START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+SECTION = MarkedSection("bench")
 
 # How the names of the default model's results begin.
 DEFAULT = "smollm2"
@@ -196,14 +200,6 @@ def result_files(folder: Path = RESULTS) -> list[Path]:
             kinds = ", ".join(f"NAME.{kind}.json" for kind in (*_WRITERS, *_NOT_QUOTED))
             raise ValueError(f"{path} is none of {kinds}")
     return files
-
-
-def with_section(readme: str, text: str) -> str:
-    """`readme` with `text` between its marks. ValueError unless it has them once each, in order."""
-    pattern = re.compile(f"{re.escape(START)}\n.*?{re.escape(END)}", re.DOTALL)
-    if readme.count(START) != 1 or readme.count(END) != 1 or not pattern.search(readme):
-        raise ValueError(f"a README needs one line {START} and one line {END} after it")
-    return pattern.sub(lambda _: f"{START}\n{text}\n{END}", readme)
 
 
 def _peers(report: Report, _name: str, language: Language) -> str:
@@ -373,7 +369,7 @@ def main() -> int:
     for language in LANGUAGES:
         path = ROOT / language.readme
         before = path.read_text(encoding="utf-8")
-        after = with_section(before, section(results, language))
+        after = SECTION.replaced(before, section(results, language))
         if before == after:
             continue
         stale += 1

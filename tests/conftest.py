@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 import sampan
+import sampan.convert.convert as convert_module
 from sampan.hub.home import home
 from tests.cli.cli_runner import TEMPLATE, write_model
 from tests.cli.sparse_model import write_sparse_model
@@ -55,3 +57,17 @@ def loaded(shared_home: Path, tiny_folder: Path) -> Iterator[sampan.Model]:
         model = sampan.load(tiny_folder, threads=2)
     with model:
         yield model
+
+
+@pytest.fixture
+def repacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the stored tensors that are converted in this process, as they are."""
+    names: list[str] = []
+    original = convert_module.repack
+
+    def counted(*arguments: Any, name: str, **options: Any) -> Any:
+        names.append(name)
+        return original(*arguments, name=name, **options)
+
+    monkeypatch.setattr(convert_module, "repack", counted)
+    return names

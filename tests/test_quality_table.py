@@ -58,17 +58,17 @@ def test_rows_by_size_with_words() -> None:
 
 
 def test_only_the_marked_section_changes() -> None:
-    page = f"before\n{tables.START}\nold\n{tables.END}\nafter\n"
-    assert tables.with_section(page, "new") == page.replace("old", "new")
-    for damaged in ("", tables.START, f"{tables.END}\n{tables.START}\n", page * 2):
+    page = f"before\n{tables.SECTION.start}\nold\n{tables.SECTION.end}\nafter\n"
+    assert tables.SECTION.replaced(page, "new") == page.replace("old", "new")
+    for damaged in ("", tables.SECTION.start, f"{tables.SECTION.end}\n{tables.SECTION.start}\n", page * 2):
         with pytest.raises(ValueError, match="needs one line"):
-            tables.with_section(damaged, "text")
+            tables.SECTION.replaced(damaged, "text")
 
 
 def test_the_page_says_what_the_results_say() -> None:
     results = sorted(tables.RESULTS.glob("*.quality.json"))
     page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.with_section(page, tables.section(results)) == page
+    assert tables.SECTION.replaced(page, tables.section(results)) == page
     # A table has one row for each file, pack and uniform format.
     for path in results:
         report = json.loads(path.read_text(encoding="utf-8"))

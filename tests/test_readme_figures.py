@@ -118,7 +118,7 @@ def results(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("language", figures.LANGUAGES, ids=lambda language: str(language.readme))
 def test_the_readme_says_what_the_results_say(language: figures.Language) -> None:
     readme = (ROOT / language.readme).read_text(encoding="utf-8")
-    assert figures.with_section(readme, figures.section(figures.result_files(), language)) == readme
+    assert figures.SECTION.replaced(readme, figures.section(figures.result_files(), language)) == readme
 
 
 def test_every_figure_is_there(results: list[Path]) -> None:
@@ -173,12 +173,17 @@ def test_a_result_must_say_what_it_is(tmp_path: Path) -> None:
 
 
 def test_only_the_marked_section_changes() -> None:
-    readme = f"before\n{figures.START}\nold\n{figures.END}\nafter\n"
-    changed = figures.with_section(readme, r"new \1 text")
-    assert changed == f"before\n{figures.START}\nnew \\1 text\n{figures.END}\nafter\n"
-    for damaged in ["", figures.START, f"{figures.END}\n{figures.START}\n", readme * 2]:
+    readme = f"before\n{figures.SECTION.start}\nold\n{figures.SECTION.end}\nafter\n"
+    changed = figures.SECTION.replaced(readme, r"new \1 text")
+    assert changed == f"before\n{figures.SECTION.start}\nnew \\1 text\n{figures.SECTION.end}\nafter\n"
+    for damaged in [
+        "",
+        figures.SECTION.start,
+        f"{figures.SECTION.end}\n{figures.SECTION.start}\n",
+        readme * 2,
+    ]:
         with pytest.raises(ValueError, match="needs one line"):
-            figures.with_section(damaged, "text")
+            figures.SECTION.replaced(damaged, "text")
 
 
 def test_check_finds_nothing_stale() -> None:

@@ -42,19 +42,19 @@ def test_the_page_gets_the_table_of_all_results(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.rounding.json"
         path.write_text(json.dumps({"model": name, "tokens": 9, "figures": figures}))
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{rounding.START}\nold\n{rounding.END}\nafter\n")
+    page.write_text(f"before\n{rounding.SECTION.start}\nold\n{rounding.SECTION.end}\nafter\n")
     for _ in range(2):
         rounding.write_docs(page, rounding.table(rounding.stored_results(tmp_path)))
     assert page.read_text() == (
-        f"before\n{rounding.START}\n"
+        f"before\n{rounding.SECTION.start}\n"
         "| format | method | a | b | CPU seconds per GB |\n|---|---|---|---|---|\n"
         "| `q4c` | nearest | 0.0100 (1.00x) | 0.0100 (1.00x) | 12 |\n"
         "| `q4c` | search | 0.0075 (0.75x) | 0.0075 (0.75x) | 46 |\n\n"
-        f"{rounding.END}\nafter\n"
+        f"{rounding.SECTION.end}\nafter\n"
     )
 
 
 def test_the_page_says_what_the_results_say() -> None:
     page = (rounding.ROOT / "docs" / "quantizing.md").read_text(encoding="utf-8")
     text = rounding.table(rounding.stored_results(rounding.ROOT / "bench" / "results"))
-    assert f"{rounding.START}\n{text}\n\n{rounding.END}" in page
+    assert f"{rounding.SECTION.start}\n{text}\n\n{rounding.SECTION.end}" in page

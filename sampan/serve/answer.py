@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -79,10 +79,8 @@ async def answer(
             streams.append(_events(choice, outputs))
             stack.push_async_callback(streams[-1].aclose)
         yield AnswerStart(first.prompt_length, first.seed)
-        batches = streams[0]
-        if len(streams) > 1:
-            batches = await stack.enter_async_context(aclosing(_in_turn(streams)))
-        async for events in batches:
+        merged = await stack.enter_async_context(aclosing(merge(streams)))
+        async for _, events in merged:
             for event in events:
                 yield event
     yield AnswerUsage(
@@ -91,12 +89,6 @@ async def answer(
         sum(choice.completion_tokens for choice in choices),
         sum(choice.reasoning_tokens for choice in choices),
     )
-
-
-async def _in_turn(streams: Sequence[AsyncGenerator[list[Event], None]]) -> AsyncGenerator[list[Event], None]:
-    async with aclosing(merge(streams)) as merged:
-        async for _, events in merged:
-            yield events
 
 
 async def _events(

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from tiny_checkpoints import gguf_weights, write_gguf, write_huggingface
 
-from sampan.convert import convert as convert_module
 from sampan.convert.cache import ensure_pack, pack_path
 from sampan.convert.convert import convert
 from sampan.convert.journal import journal_path
@@ -47,20 +46,6 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "packs"
 
 
-@pytest.fixture
-def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the tensors that are converted in this process, as they are."""
-    names: list[str] = []
-    original = convert_module.repack
-
-    def counted(*arguments: Any, name: str, **options: Any) -> Any:
-        names.append(name)
-        return original(*arguments, name=name, **options)
-
-    monkeypatch.setattr(convert_module, "repack", counted)
-    return names
-
-
 def killed_after(pieces: int, source: Path, cache: Path) -> None:
     command = [sys.executable, "-c", CHILD, str(source), str(cache), str(pieces)]
     assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
@@ -73,33 +58,31 @@ def whole(source: Path, tmp_path: Path) -> bytes:
 
 @pytest.mark.parametrize("pieces", [1, 2, 9, MATRICES])
 def test_a_killed_conversion_goes_on_where_it_was(
-    pieces: int, source: Path, cache: Path, tmp_path: Path, converted: list[str]
+    pieces: int, source: Path, cache: Path, tmp_path: Path, repacked: list[str]
 ) -> None:
     expected = whole(source, tmp_path)
-    assert len(converted) == MATRICES
+    assert len(repacked) == MATRICES
     killed_after(pieces, source, cache)
-    converted.clear()
+    repacked.clear()
     events: list[tuple[int, int | None]] = []
     pack = ensure_pack(source, cache, progress=lambda _, done, total: events.append((done, total)))
     # The matrix whose progress was reported last was written, but not yet noted.
-    assert len(converted) == MATRICES - pieces + 1
+    assert len(repacked) == MATRICES - pieces + 1
     assert events[-1][0] == events[-1][1]
     assert pack.read_bytes() == expected
     assert list(cache.iterdir()) == [pack]
 
 
-def test_killed_again_and_again(source: Path, cache: Path, tmp_path: Path, converted: list[str]) -> None:
+def test_killed_again_and_again(source: Path, cache: Path, tmp_path: Path, repacked: list[str]) -> None:
     expected = whole(source, tmp_path)
     for pieces in (4, 7, 11):
         killed_after(pieces, source, cache)
-    converted.clear()
+    repacked.clear()
     assert ensure_pack(source, cache).read_bytes() == expected
-    assert len(converted) == MATRICES - 10
+    assert len(repacked) == MATRICES - 10
 
 
-def test_damaged_bytes_are_made_again(
-    source: Path, cache: Path, tmp_path: Path, converted: list[str]
-) -> None:
+def test_damaged_bytes_are_made_again(source: Path, cache: Path, tmp_path: Path, repacked: list[str]) -> None:
     expected = whole(source, tmp_path)
     killed_after(10, source, cache)
     partial = resumable_path(pack_path(source, cache))
@@ -107,9 +90,9 @@ def test_damaged_bytes_are_made_again(
     position = next(i for i in range(len(content) // 2, 0, -1) if content[i])
     content[position] ^= 0xFF
     partial.write_bytes(content)
-    converted.clear()
+    repacked.clear()
     assert ensure_pack(source, cache).read_bytes() == expected
-    assert len(converted) == MATRICES - 9 + 1
+    assert len(repacked) == MATRICES - 9 + 1
 
 
 @pytest.mark.parametrize(
@@ -124,35 +107,35 @@ def test_damaged_bytes_are_made_again(
     ],
 )
 def test_without_a_journal_of_its_own_everything_is_made_again(
-    damage: Any, source: Path, cache: Path, tmp_path: Path, converted: list[str]
+    damage: Any, source: Path, cache: Path, tmp_path: Path, repacked: list[str]
 ) -> None:
     expected = whole(source, tmp_path)
     killed_after(10, source, cache)
     damage(journal_path(pack_path(source, cache)))
-    converted.clear()
+    repacked.clear()
     assert ensure_pack(source, cache).read_bytes() == expected
-    assert len(converted) == MATRICES
+    assert len(repacked) == MATRICES
 
 
 def test_a_journal_cut_short_counts_up_to_there(
-    source: Path, cache: Path, tmp_path: Path, converted: list[str]
+    source: Path, cache: Path, tmp_path: Path, repacked: list[str]
 ) -> None:
     expected = whole(source, tmp_path)
     killed_after(10, source, cache)
     journal = journal_path(pack_path(source, cache))
     journal.write_bytes(journal.read_bytes()[:-3])
-    converted.clear()
+    repacked.clear()
     assert ensure_pack(source, cache).read_bytes() == expected
-    assert len(converted) == MATRICES - 8
+    assert len(repacked) == MATRICES - 8
 
 
-def test_a_changed_source_begins_anew(source: Path, cache: Path, converted: list[str]) -> None:
+def test_a_changed_source_begins_anew(source: Path, cache: Path, repacked: list[str]) -> None:
     killed_after(10, source, cache)
     weights = gguf_weights(3)
     write_huggingface(source.parent / "other", weights)
     (source.parent / "other" / "model.safetensors").replace(source / "model.safetensors")
     pack = ensure_pack(source, cache)
-    assert len(converted) == MATRICES
+    assert len(repacked) == MATRICES
     assert list(cache.iterdir()) == [pack]
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import sampan
-from sampan.convert import convert as convert_module
 from sampan.convert.journal import journal_path
 from sampan.errors import FormatError, RequestError
 from sampan.formats import Q4, Q4C, Q8
@@ -142,41 +141,27 @@ def killed_after(reports: int, source: Path, out: Path, options: dict[str, Any])
     assert subprocess.run(command, check=False, timeout=600).returncode == -signal.SIGKILL
 
 
-@pytest.fixture
-def rounded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the stored tensors that are converted in this process."""
-    names: list[str] = []
-    original = convert_module.repack
-
-    def counted(*arguments: Any, name: str, **options: Any) -> Any:
-        names.append(name)
-        return original(*arguments, name=name, **options)
-
-    monkeypatch.setattr(convert_module, "repack", counted)
-    return names
-
-
 def test_a_killed_quantization_goes_on_where_it_was(
-    source: Path, out: Path, tmp_path: Path, rounded: list[str]
+    source: Path, out: Path, tmp_path: Path, repacked: list[str]
 ) -> None:
     options = {"bits": 4, "calibrate": False}
     report = sampan.quantize(source, tmp_path / "whole.pack", **options)  # type: ignore[arg-type]
-    assert len(rounded) == MATRICES
+    assert len(repacked) == MATRICES
     # The first report of each matrix says that it was looked at.
     killed_after(MATRICES + 6, source, out, options)
     assert not out.exists()
-    rounded.clear()
+    repacked.clear()
     resumed = sampan.quantize(source, out, **options)  # type: ignore[arg-type]
-    assert len(rounded) == MATRICES - 6 + 1
+    assert len(repacked) == MATRICES - 6 + 1
     assert out.read_bytes() == (tmp_path / "whole.pack").read_bytes()
     assert resumed.decisions == report.decisions
     assert sorted(out.parent.iterdir()) == sorted([out, report_path(out)])
 
 
-def test_another_request_begins_anew(source: Path, out: Path, rounded: list[str]) -> None:
+def test_another_request_begins_anew(source: Path, out: Path, repacked: list[str]) -> None:
     killed_after(MATRICES + 6, source, out, {"bits": 4, "calibrate": False})
     sampan.quantize(source, out, bits=8)
-    assert len(rounded) == MATRICES
+    assert len(repacked) == MATRICES
     assert not journal_path(out).exists()
     assert not resumable_path(out).exists()
 

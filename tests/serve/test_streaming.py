@@ -50,6 +50,19 @@ class Client:
         await self.writer.wait_closed()
 
 
+def whole_answer(endpoint: Callable[[Request], Awaitable[Response]]) -> bytes:
+    """What a client that stays reads, head and all."""
+
+    async def run() -> bytes:
+        async with served(endpoint) as port:
+            client = await Client.get(port)
+            answer = await client.reader.read()
+            await client.leave()
+            return answer
+
+    return asyncio.run(run())
+
+
 class Counted:
     """Chunks that say when they began and when they were closed."""
 
@@ -106,14 +119,7 @@ def test_what_the_first_chunk_raises_can_become_a_status() -> None:
         except LookupError as error:
             return PlainTextResponse(str(error), 404)
 
-    async def run() -> bytes:
-        async with served(endpoint) as port:
-            client = await Client.get(port)
-            answer = await client.reader.read()
-            await client.leave()
-            return answer
-
-    answer = asyncio.run(run())
+    answer = whole_answer(endpoint)
     assert answer.startswith(b"HTTP/1.1 404") and answer.endswith(b"no such model")
 
 
@@ -155,14 +161,7 @@ def test_a_stream_that_has_nothing_to_send_is_not_stalled(monkeypatch: pytest.Mo
     async def endpoint(request: Request) -> Response:
         return await respond_with_events(request, chunks())
 
-    async def run() -> bytes:
-        async with served(endpoint) as port:
-            client = await Client.get(port)
-            answer = await client.reader.read()
-            await client.leave()
-            return answer
-
-    assert b"data: end" in asyncio.run(run())
+    assert b"data: end" in whole_answer(endpoint)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -182,14 +181,7 @@ def test_a_stream_that_waits_for_its_first_chunk_is_kept_alive(
     async def endpoint(request: Request) -> Response:
         return await respond_with_events(request, chunks())
 
-    async def run() -> bytes:
-        async with served(endpoint) as port:
-            client = await Client.get(port)
-            answer = await client.reader.read()
-            await client.leave()
-            return answer
-
-    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
+    head, _, body = whole_answer(endpoint).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     lines = [line for line in body.split(b"\r\n") if line.startswith((b"data", b":"))]
     events = [line for line in lines if line.startswith(b"data")]
@@ -276,11 +268,4 @@ def test_a_whole_answer() -> None:
 
         return await respond_whole(request, whole())
 
-    async def run() -> bytes:
-        async with served(endpoint) as port:
-            client = await Client.get(port)
-            answer = await client.reader.read()
-            await client.leave()
-            return answer
-
-    assert asyncio.run(run()).endswith(b"all of it")
+    assert whole_answer(endpoint).endswith(b"all of it")

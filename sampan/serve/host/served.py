@@ -135,22 +135,22 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         if not outputs or outputs[-1].finish_reason is not None:
             self.ended = True
             self._times.ended(self._sequence, now)
-        waiting = self._waiter is not None and not self._waiter.done()
-        if waiting and self.direct is not None and not self.ended:
-            try:
-                if self.direct(outputs):
-                    return
-                self._ready += outputs
-            except Exception as error:  # the reader's, and no other stream's
-                self._failure = error
-        else:
+        try:
+            if self._went_directly(outputs):
+                return
             self._ready += outputs
+        except Exception as error:  # the reader's, and no other stream's
+            self._failure = error
         self._wake()
 
     def wake(self) -> None:
         """Give the reader an empty list."""
         self._woken = True
         self._wake()
+
+    def _went_directly(self, outputs: list[Output]) -> bool:
+        waits = self._waiter is not None and not self._waiter.done()
+        return waits and not self.ended and self.direct is not None and self.direct(outputs)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
