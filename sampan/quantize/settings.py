@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 QuantizeBits = Literal[4, 8, "auto"]
 
-DEFAULT_TOKENS = 16_384
+DEFAULT_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
