@@ -42,7 +42,6 @@ from sampan.quantize.allocate import Damages, allocate, reachable_sizes
 from sampan.quantize.damage import candidate_formats, damage_table
 from sampan.quantize.methods import RoundingMethod, rounder
 from sampan.quantize.probe import measure_sites
-from sampan.quantize.settings import DEFAULT_TOKENS
 from sampan.quantize.sites import ProbeSettings
 from sampan.quantize.statistics import MatrixInputs, read_inputs
 from sampan.weights.detect import open_source
@@ -93,7 +92,7 @@ class AllocationReport:
 class Checkpoint:
     """A model in float32, and its shipped texts."""
 
-    def __init__(self, source: TensorSource, tokens: int, calibration_tokens: int) -> None:
+    def __init__(self, source: TensorSource, tokens: int, calibration_tokens: int | None) -> None:
         self.config = resolve_config(source)
         self._source = source
         self._plan = {tensor.name: tensor for tensor in tensor_plan(source, self.config)}
@@ -101,7 +100,7 @@ class Checkpoint:
         self._tokenizer_json, tokenizer_config = import_tokenizer(source)
         tokenizer = Tokenizer(self._tokenizer_json, tokenizer_config)
         self.evaluation = evaluation_windows(tokenizer, tokens)
-        self.calibration = calibration_windows(tokenizer, self.config.context_length, calibration_tokens)
+        self.calibration = calibration_windows(tokenizer, self.config, calibration_tokens)
         self._exact = self._logits({})
 
     def read(self, name: str) -> Array:
@@ -272,7 +271,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", help="of the result; the folder's own unless given")
     parser.add_argument("--tokens", type=int, default=1024, help="of each evaluation text")
-    parser.add_argument("--calibration-tokens", type=int, default=DEFAULT_TOKENS, help="in all")
+    parser.add_argument(
+        "--calibration-tokens", type=int, help="in all; as many as `sampan quantize` reads unless given"
+    )
     parser.add_argument("--probe-tokens", type=int, default=ProbeSettings().tokens, help="in all")
     parser.add_argument("--bits", type=float, action="append", help="per weight; repeat for several")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results" / "more", help="folder")

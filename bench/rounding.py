@@ -31,7 +31,6 @@ from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.tokenizer import Tokenizer
 from sampan.models.tokenizer_import import import_tokenizer
 from sampan.quantize.methods import RoundingMethod, rounder
-from sampan.quantize.settings import DEFAULT_TOKENS
 from sampan.quantize.statistics import MatrixInputs, read_inputs
 from sampan.weights.detect import open_source
 from sampan.weights.layout import pack_layout
@@ -83,7 +82,7 @@ class FloatModel:
         }
         blob, settings = import_tokenizer(source)
         tokenizer = Tokenizer(blob, settings)
-        self.calibration = calibration_windows(tokenizer, self.config.context_length, DEFAULT_TOKENS)
+        self.calibration = calibration_windows(tokenizer, self.config)
         self._evaluation = evaluation_windows(tokenizer, tokens)
         self._logits = [self.twin({}).forward(window[:-1]) for window in self._evaluation]
 

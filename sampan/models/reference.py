@@ -164,6 +164,10 @@ class ReferenceModel:
         output = "embedding" if self.config.tied_embeddings else "output"
         return self._product(output, self.hidden) * np.float32(self.config.logit_scale)
 
+    def output_matrix(self) -> Array:
+        """What the normed hidden states are multiplied with for the logits, [vocab_size, hidden_size]."""
+        return self._matrix("embedding" if self.config.tied_embeddings else "output")
+
     def output_norm(self, hidden: Array) -> Array:
         """What the last norm makes of hidden states [n, hidden_size]."""
         return self._norm("output_norm", hidden)

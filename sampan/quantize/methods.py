@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Protocol
 
@@ -9,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.formats import COMPACT_FORMATS, MatrixFormat
-from sampan.quantize.compensate import Compensation, compensate_rows
+from sampan.quantize.compensate import Compensation, compensate_classes, compensate_rows
 from sampan.quantize.rounding import Array, round_rows
+from sampan.quantize.row_classes import RowClasses
 from sampan.quantize.statistics import MatrixInputs
 from sampan.weights.quantize import quantize
 
@@ -44,7 +46,12 @@ def rounder(method: RoundingMethod, format: MatrixFormat, inputs: MatrixInputs |
         return partial(_searched, None)
     if method == "search":
         return partial(_searched, inputs.importance)
-    return partial(_compensated, Compensation.of(inputs.hessian), inputs.correction, inputs.addition)
+    classes = None if inputs.output is None else RowClasses.of(inputs)
+    labels = None if classes is None else classes.labels
+    given = [
+        Compensation.of(hessian) for hessian in ([inputs.hessian] if classes is None else classes.hessians)
+    ]
+    return partial(_compensated, given, labels, inputs.correction, inputs.addition)
 
 
 def _nearest(rows: Array, format: MatrixFormat, name: str, _first_row: int = 0, /) -> npt.NDArray[np.uint8]:
@@ -58,7 +65,8 @@ def _searched(
 
 
 def _compensated(
-    compensation: Compensation,
+    given: Sequence[Compensation],
+    labels: npt.NDArray[np.intp] | None,
     correction: Array | None,
     addition: Array | None,
     rows: Array,
@@ -70,4 +78,6 @@ def _compensated(
     corrected = rows if correction is None else rows @ correction
     if addition is not None:
         corrected = corrected + addition[first_row : first_row + len(rows)]
-    return compensate_rows(corrected, format, compensation, name)
+    if labels is None:
+        return compensate_rows(corrected, format, given[0], name)
+    return compensate_classes(corrected, format, given, labels[first_row : first_row + len(rows)], name)

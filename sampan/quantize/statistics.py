@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -22,9 +23,17 @@ _UNSEEN = 0.01
 # the same error costs in the output.
 _LOOKED_UP = 0.25
 # Added to the hessian's diagonal for a correction, of the diagonal's mean.
-_CORRECTION_DAMPING = 0.02
+_CORRECTION_DAMPING = 0.05
 # What these give is added to the hidden state as it is, unless a norm comes between.
 _ADDED = ("attention.output", "linear.output", "mlp.down")
+
+
+@dataclass(frozen=True, eq=False)
+class OutputMatrix:
+    """The unrounded matrix, float32 [rows, columns], whose products times `scale` are the logits."""
+
+    weights: Array
+    scale: float
 
 
 class MatrixInputs:
@@ -33,8 +42,8 @@ class MatrixInputs:
     `weights` [tokens], for an expert, is what each token's output counts for in the layer's; an error there
     counts by its square. Of a matrix that is `looked_up` as well, a tied embedding, rows are inputs
     themselves. `exact`, like `rows`: what the inputs are in a model that is not rounded. `lacking` [tokens,
-    rows of the matrix], float32: what should be added to its outputs. Sums are worked out when they are asked
-    for, once.
+    rows of the matrix], float32: what should be added to its outputs. `output`: the matrix itself, where it
+    is the one that logits come from. Sums are worked out when they are asked for, once.
     """
 
     def __init__(
@@ -45,11 +54,14 @@ class MatrixInputs:
         looked_up: bool = False,
         exact: Array | None = None,
         lacking: Array | None = None,
+        output: OutputMatrix | None = None,
     ) -> None:
         self.rows = rows
         self.weights = weights
         self.exact = exact
         self.lacking = lacking
+        self.output = output
+        self.looked_up = looked_up
         self._everywhere = _LOOKED_UP if looked_up else 0.0
 
     @property
@@ -179,7 +191,10 @@ def read_inputs(
             lacking = None
             if name in residuals:
                 lacking = (residuals[name] - model.residual) / np.float32(config.residual_scale)
-            known = MatrixInputs(rows, weights, looked_up=name == "embedding", exact=aim, lacking=lacking)
+            matrix = logit_matrix(exact) if exact is not None and name == output else None
+            known = MatrixInputs(
+                rows, weights, looked_up=name == "embedding", exact=aim, lacking=lacking, output=matrix
+            )
         visit(name, known)
 
     def observe_exact(name: str, rows: Array, _weights: Array | None) -> None:
@@ -198,6 +213,9 @@ def read_inputs(
     output = "embedding" if config.tied_embeddings else "output"
     first = exact is not None and config.tied_embeddings
     steps = config.layer_count * (2 if first else 1)
+
+    def logit_matrix(twin: ReferenceModel) -> OutputMatrix:
+        return OutputMatrix(twin.output_matrix(), config.logit_scale)
 
     def through(twin: ReferenceModel, layer: int, hidden: Array) -> Array:
         spans = [
@@ -219,7 +237,8 @@ def read_inputs(
                 hidden = through(exact, layer, hidden)
                 advance(layer + 1)
             unreached.discard(output)
-            visit(output, MatrixInputs(exact.output_norm(hidden), looked_up=True))
+            inputs = exact.output_norm(hidden)
+            visit(output, MatrixInputs(inputs, looked_up=True, output=logit_matrix(exact)))
             model.release("")
         hidden = model.embed(tokens)
         aim = hidden if exact is None else exact.embed(tokens)

@@ -7,7 +7,7 @@ import pytest
 
 from sampan.errors import RequestError
 from sampan.models.tokenizer import Tokenizer
-from sampan.quantize.texts import WINDOW_TOKENS, read_texts, token_windows
+from sampan.quantize.texts import WINDOW_TOKENS, default_tokens, read_texts, token_windows
 from tests.cli.cli_runner import write_byte_tokenizer
 
 
@@ -67,3 +67,13 @@ def test_texts_are_called_by_their_files(tmp_path: Path) -> None:
         path.write_text(str(path))
     texts = read_texts(paths)
     assert texts == {"law.zh": str(paths[0]), str(paths[1]): str(paths[1]), "notes": str(paths[2])}
+
+
+def test_a_small_model_reads_more_by_default() -> None:
+    assert [default_tokens(size) for size in (64, 512, 1024, 2048, 8192)] == [
+        65536,
+        65536,
+        32768,
+        16384,
+        16384,
+    ]
