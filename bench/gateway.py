@@ -4,7 +4,8 @@
 
 Both sides have a process of their own, the same threads and the same conversations, new in every round, and
 take turns. A round is timed from the first request to the last token of all streams. The client reads with
-as little work as it can, ten times a second: its time is none of the server's. Prompts are short, because
+as little work as it can, ten times a second, and is told when the server closes a stream: its time is none of
+the server's. Prompts are short, because
 those that arrive one after the other are read in another order than those that are given together, which is
 not what the server costs.
 """
@@ -32,6 +33,8 @@ from sampan.errors import SampanError
 from sampan.plan.machine import cpu_name
 
 READ_EVERY_S = 0.1
+# Waiting for the end of a stream, not for what comes before; where that cannot be, reading finds it.
+CLOSED = getattr(select, "POLLRDHUP", select.POLLHUP)
 WORDS = ["wind", "water", "boat", "rope", "sail", "river", "harbour", "morning", "stone", "light", "cloud"]
 
 Messages = list[dict[str, str]]
@@ -64,20 +67,30 @@ def time_server(url: str, asked: Sequence[Messages], tokens: int) -> float:
     body = {"max_tokens": tokens, "ignore_eos": True, "seed": 1, "stream": True}
     started = time.perf_counter()
     streams = [open_stream(url, body | {"messages": messages}) for messages in asked]
-    received = {stream: bytearray() for stream in streams}
-    waiting = set(streams)
-    while waiting:
-        time.sleep(READ_EVERY_S)
-        readable, _, _ = select.select(list(waiting), [], [], 60)
-        for stream in readable:
-            data = stream.recv(1 << 20)
-            received[stream] += data
-            if not data or data.endswith(b"0\r\n\r\n"):
-                waiting.discard(stream)
-    seconds = time.perf_counter() - started
+    received = {stream.fileno(): bytearray() for stream in streams}
+    waiting = {stream.fileno(): stream for stream in streams}
+    poll = select.poll()
     for stream in streams:
-        stream.close()
+        stream.setblocking(False)
+        poll.register(stream, CLOSED)
+    while waiting:
+        closed = poll.poll(READ_EVERY_S * 1000)
+        seconds = time.perf_counter() - started
+        for number in [number for number, _ in closed] or list(waiting):
+            if read_all(waiting[number], received[number]):
+                poll.unregister(number)
+                waiting.pop(number).close()
     return sum(completion_tokens(bytes(data)) for data in received.values()) / seconds
+
+
+def read_all(stream: socket.socket, received: bytearray) -> bool:
+    """Read what has come; whether that was the end."""
+    try:
+        while data := stream.recv(1 << 20):
+            received += data
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_stream(url: str, body: dict[str, Any]) -> socket.socket:
@@ -86,7 +99,7 @@ def open_stream(url: str, body: dict[str, Any]) -> socket.socket:
     content = json.dumps(body).encode()
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(content)}\r\n\r\n"
+        f"connection: close\r\ncontent-length: {len(content)}\r\n\r\n"
     )
     stream = socket.create_connection((parts.hostname or "", parts.port or 80))
     stream.sendall(head.encode() + content)

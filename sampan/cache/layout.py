@@ -3,9 +3,10 @@
 A page holds `PAGE_TOKENS` consecutive positions of one sequence, for all layers with attention: layer by
 layer, within a layer KV head by KV head. One head's part of a page, for bfloat16:
 
-- keys: 4 blocks of 16 positions; block [key_dim / 2][16 positions][2], so that a SIMD lane owns a position
-  and holds two of its numbers;
+- keys: [key_dim / 2][64 positions][2], so that a SIMD lane owns a position and holds two of its numbers;
 - values: [32 pairs of positions][value_dim][2], so that a lane owns a dimension of two positions.
+
+Both are read from front to back, which the CPU's own prefetchers follow.
 
 Multi-head latent attention has one KV head: its key is the latent vector and, behind it, the rotated key that
 all heads share; its value is the latent vector once more, in the order that values need.

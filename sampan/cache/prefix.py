@@ -193,6 +193,9 @@ class PageTable:
         """The key of the first page that is not shared; None when `tokens`, the sequence's from its first on,
         do not fill it, or its pages stay out of the cache.
         """
+        # Asked for every token, and most fill no page.
+        if (self.shared + 1) * self._cache.page_tokens > len(tokens):
+            return None
         return self._key(self.shared, self.place[1], tokens)
 
     def follow(self, tokens: NDArray[np.int32]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ from sampan.models.rope import inverse_frequencies
 from sampan.weights.pack import Pack
 
 MAX_BATCH_TOKENS = 512
-_SPAN_FIELDS = [k.SPAN_FIRST, k.SPAN_COUNT, k.SPAN_START, k.SPAN_PAGES, k.SPAN_SLOT, k.SPAN_STATE]
-# As columns of float32, of which a word has two.
-_DRAW_FLOATS = [2 * k.DRAW_FACTOR, 2 * k.DRAW_TOP_P, 2 * k.DRAW_MIN_P]
-_DRAW_INTEGERS = [k.DRAW_TOP_K, k.DRAW_NUMBER]
+# The words SPAN_FIRST to SPAN_STATE and DRAW_FACTOR to DRAW_NUMBER of `kernels.layout`. For a few rows,
+# packing them takes a fraction of the time that NumPy takes to assign lists.
+_SPAN = Struct("=6q")
+_DRAW = Struct("=f4xqf4xf4xq")
 
 
 @dataclass(frozen=True)
@@ -118,47 +119,52 @@ class Runner:
         del page_tables
         return self._program.logits[:logits, : self.vocab_size]
 
-    def _describe(self, spans: Sequence[Span]) -> list[NDArray[np.int64]]:
+    def _describe(self, spans: Sequence[Span]) -> NDArray[np.int64]:
         """Write the spans into the step; returns their page tables."""
         step = self._program.step
         counts = [len(span.tokens) for span in spans]
         tokens = sum(counts)
         if tokens > self.max_batch_tokens:
             raise ValueError(f"{tokens} tokens do not fit into a step of {self.max_batch_tokens}")
-        page_tables = [np.ascontiguousarray(span.pages, np.int64) for span in spans]
-        rows: list[tuple[int, ...]] = []
-        draws: list[tuple[float, float, float, int, int]] = []
+        page_tables = np.concatenate([span.pages for span in spans], dtype=np.int64)
+        table = page_tables.ctypes.data
+        span_rows, draws = step.spans.data.cast("B"), step.draws.data.cast("B")
+        offsets: list[int] = []
+        slot_numbers: list[int] = []
         touched: list[int] = []
         lengths: list[int] = []
         # By whether the hidden state is wanted: logits come first.
         wanted: dict[bool, list[int]] = {False: [], True: []}
-        first = slots = 0
-        for span, count, pages in zip(spans, counts, page_tables, strict=True):
+        first = slots = drawn = 0
+        for index, (span, count) in enumerate(zip(spans, counts, strict=True)):
             start, end = span.start, span.start + count
             if start < 0 or end > self._context:
                 raise ValueError(f"{count} tokens from position {start} on do not fit into {self._context}")
             for page in range(start // PAGE_TOKENS, -(-end // PAGE_TOKENS)):
-                touched.append(pages[page])
+                touched.append(span.pages.item(page))
                 lengths.append(min(end, (page + 1) * PAGE_TOKENS) - max(start, page * PAGE_TOKENS))
             slot = slots if count == 1 and slots < PARTIAL_SLOTS else -1
             slots += slot >= 0
-            rows.append((first, count, start, pages.ctypes.data, slot, span.state))
+            _SPAN.pack_into(span_rows, index * k.SPAN_WORDS * 8, first, count, start, table, slot, span.state)
+            table += 8 * len(span.pages)
+            offsets.append(start - first)
+            slot_numbers.append(slot)
             first += count
-            wanted[span.hidden] += range(first - span.row_count, first)
-            if not span.hidden:
-                draws += [_draw(span, self.vocab_size)] * span.row_count
-        step.spans[: len(spans), _SPAN_FIELDS] = rows
+            rows = span.row_count
+            wanted[span.hidden] += range(first - rows, first)
+            if rows and not span.hidden:
+                draw = _draw(span, self.vocab_size)
+                for _ in range(rows):
+                    _DRAW.pack_into(draws, drawn * k.DRAW_WORDS * 8, *draw)
+                    drawn += 1
         np.concatenate([span.tokens for span in spans], out=step.ids[:tokens])
         step.positions[:tokens] = np.arange(tokens)
-        step.positions[:tokens] += np.repeat([row[2] - row[0] for row in rows], counts)
-        step.pages[:tokens] = np.repeat(touched, lengths)
-        step.slots[:tokens] = np.repeat([row[4] for row in rows], counts)
+        step.positions[:tokens] += _repeated(offsets, counts)
+        step.pages[:tokens] = _repeated(touched, lengths)
+        step.slots[:tokens] = _repeated(slot_numbers, counts)
         if self.config.sparse_count:
             step.expert_counts[:tokens] = np.repeat([s.dial.count_for(self.config) for s in spans], counts)
             step.expert_masses[:tokens] = np.repeat([s.dial.mass for s in spans], counts)
-        if draws:
-            step.draws[: len(draws), _DRAW_INTEGERS] = [draw[3:] for draw in draws]
-            step.draws.view(np.float32)[: len(draws), _DRAW_FLOATS] = [draw[:3] for draw in draws]
         outputs = wanted[False] + wanted[True]
         step.output_rows[: len(outputs)] = outputs
         step.words[k.STEP_TOKENS] = tokens
@@ -226,15 +232,21 @@ class Runner:
         del self._cache, self._program, self._pool
 
 
-def _draw(span: Span, vocab_size: int) -> tuple[float, float, float, int, int]:
-    """The fields of `_DRAW_FLOATS` and `_DRAW_INTEGERS` for a row of logits of this span."""
+def _repeated(values: Sequence[int], counts: Sequence[int]) -> Sequence[int] | NDArray[np.int64]:
+    """Each value so many times."""
+    # Where sequences decode, each has one token.
+    return values if counts.count(1) == len(counts) else np.repeat(values, counts)
+
+
+def _draw(span: Span, vocab_size: int) -> tuple[float, int, float, float, int]:
+    """The fields of `_DRAW` for a row of logits of this span."""
     options = span.sampling
     if options is None:
-        return -1.0, 1.0, 0.0, 0, 0
+        return -1.0, 0, 1.0, 0.0, 0
     greedy = options.temperature == 0 or options.top_k == 1
     factor = 0.0 if greedy else 1 / max(options.temperature, 1e-6)
     top_k = options.top_k if options.top_k < vocab_size else 0
-    return factor, options.top_p, options.min_p, top_k, span.number
+    return factor, top_k, options.top_p, options.min_p, span.number
 
 
 def _check_below(values: NDArray[np.int64], limit: int, what: str) -> None:

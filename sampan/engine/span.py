@@ -42,7 +42,9 @@ class Span:
     @property
     def row_count(self) -> int:
         """How many rows it wants."""
-        return {"none": 0, "last": 1, "all": len(self.tokens)}[self.outputs]
+        if self.outputs == "all":
+            return len(self.tokens)
+        return 1 if self.outputs == "last" else 0
 
 
 class ModelRunner(Protocol):

@@ -88,10 +88,18 @@ def _download(reference: PypiReference, scratch: Path, progress: Progress | None
         # The largest file: pip may write the same bytes a second time into its own cache.
         return max(file_sizes(scratch), default=0)
 
-    with storage_errors(log), log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
+    with storage_errors(log):
+        output = log.open("wb")
+    with output:
+        try:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise DownloadError(
+                f"{reference} needs pip, and {sys.executable} cannot run: {reason}"
+            ) from error
     try:
         with watched(
             f"downloading {reference.requirement}", downloaded, lambda: _announced_size(log), progress

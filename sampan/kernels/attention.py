@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sampan.kernels.jit import inlined_kernel, kernel
+from sampan.kernels.jit import kernel
 from sampan.kernels.layout import ATTENTION_CHUNK as CHUNK
 from sampan.kernels.layout import PAGE_TOKENS, STATE_EXTRA
 from sampan.kernels.numerics import exponential
@@ -29,8 +29,6 @@ from sampan.kernels.simd import (
     load_f32,
     load_scalar_f32,
     load_scalar_i64,
-    load_tile,
-    prefetch,
     reduce_add,
     reduce_max,
     splat,
@@ -45,13 +43,7 @@ from sampan.kernels.tiers import TIER
 
 _NEGATIVE_INFINITY = np.float32(-np.inf)
 _WIDTH = TIER.query_tile_width
-
-
-@inlined_kernel
-def _fetch(base: int, index: int, size: int) -> None:
-    """Ask for part `index` of what comes next, `size` bytes long."""
-    for line in range((size + 63) // 64):
-        prefetch(base + index * size + line * 64)
+_PAGE_PAIRS = PAGE_TOKENS // 2
 
 
 def _make_tile_kernels(height: int) -> tuple[Any, Any]:
@@ -67,19 +59,16 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
         key_dim: int,
         integer: int,
         scales: int,
-        ahead: int,
     ) -> None:
         """scores[row][position] for the blocks of 16 positions [first_block, end_block) of a page."""
         for block in range(first_block // _WIDTH * _WIDTH, end_block, _WIDTH):
             tile = zero_tile(height, _WIDTH)
             at = scores + block * 64
             if integer:
-                base = keys + block * key_dim * 16
+                base = keys + block * 32
                 for pair in range(key_dim // 2):
-                    if ahead:
-                        _fetch(ahead + block * key_dim * 16, pair, _WIDTH * 32)
                     tile = dot_integer_pairs(
-                        tile, base + pair * 32, key_dim * 16, queries + pair * 4, key_dim * 2
+                        tile, base + pair * PAGE_TOKENS * 2, 32, queries + pair * 4, key_dim * 2
                     )
                 store_tile(at, CHUNK * 4, height, tile)
                 for row in range(height):
@@ -89,42 +78,41 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
                         )
                         store_f32(at + row * CHUNK * 4 + part * 64, scaled)
             else:
-                base = keys + block * key_dim * 32
+                base = keys + block * 64
                 for pair in range(key_dim // 2):
-                    if ahead:
-                        _fetch(ahead + block * key_dim * 32, pair, _WIDTH * 64)
-                    tile = dot_pairs(tile, base + pair * 64, key_dim * 32, queries + pair * 4, key_dim * 2)
+                    tile = dot_pairs(tile, base + pair * PAGE_TOKENS * 4, 64, queries + pair * 4, key_dim * 2)
                 store_tile(at, CHUNK * 4, height, tile)
 
     def make_value_rows(width: int) -> Any:
         @kernel
         def value_rows(
+            count: int,
             weights: int,
             values: int,
+            more: int,
             out: int,
             first: int,
             end: int,
             value_dim: int,
             integer: int,
-            ahead: int,
         ) -> None:
-            """out[row][16 * width dimensions] += weights[row][position] * values[position], for pairs of
-            positions [first, end) of one page.
-            """
-            tile = load_tile(height, width, out, (value_dim + STATE_EXTRA) * 4)
+            """out[row][16 * width dimensions] = the sum over positions of weights[row] * values."""
+            tile = zero_tile(height, width)
             if integer:
-                for pair in range(first, end):
-                    if ahead:
-                        _fetch(ahead, pair, width * 32)
-                    tile = dot_integer_pairs(
-                        tile, values + pair * value_dim * 2, 32, weights + pair * 4, CHUNK * 4
-                    )
+                for pair in range(first, min(end, _PAGE_PAIRS)):
+                    at = values + pair * value_dim * 2
+                    tile = dot_integer_pairs(tile, at, 32, weights + pair * 4, CHUNK * 4)
+                for pair in range(max(first, _PAGE_PAIRS), end):
+                    at = more + (pair - _PAGE_PAIRS) * value_dim * 2
+                    tile = dot_integer_pairs(tile, at, 32, weights + pair * 4, CHUNK * 4)
             else:
-                for pair in range(first, end):
-                    if ahead:
-                        _fetch(ahead, pair, width * 64)
-                    tile = dot_pairs(tile, values + pair * value_dim * 4, 64, weights + pair * 4, CHUNK * 4)
-            store_tile(out, (value_dim + STATE_EXTRA) * 4, height, tile)
+                for pair in range(first, min(end, _PAGE_PAIRS)):
+                    at = values + pair * value_dim * 4
+                    tile = dot_pairs(tile, at, 64, weights + pair * 4, CHUNK * 4)
+                for pair in range(max(first, _PAGE_PAIRS), end):
+                    at = more + (pair - _PAGE_PAIRS) * value_dim * 4
+                    tile = dot_pairs(tile, at, 64, weights + pair * 4, CHUNK * 4)
+            store_tile(out, (value_dim + STATE_EXTRA) * 4, count, tile)
 
         return value_rows
 
@@ -133,24 +121,35 @@ def _make_tile_kernels(height: int) -> tuple[Any, Any]:
 
     @kernel
     def value_rows(
-        weights: int, values: int, out: int, first: int, end: int, value_dim: int, integer: int, ahead: int
+        count: int,
+        weights: int,
+        values: int,
+        more: int,
+        out: int,
+        first: int,
+        end: int,
+        value_dim: int,
+        integer: int,
     ) -> None:
-        """out[row] += weights[row][position] * values[position], for pairs of positions [first, end) of one
-        page.
+        """out[row] = the sum over pairs of positions [first, end) of a chunk of weights[row] * values.
+
+        For the first `count` rows; the first page's values are at `values`, the second's at `more`.
         """
         vector_bytes = 32 if integer else 64
         parts = value_dim // 16
         wide = parts // _WIDTH * _WIDTH
         for part in range(0, wide, _WIDTH):
-            behind = ahead + part * PAGE_TOKENS // 2 * vector_bytes if ahead else 0
+            offset = part * vector_bytes
             wide_rows(
-                weights, values + part * vector_bytes, out + part * 64, first, end, value_dim, integer, behind
-            )
+                count, weights, values + offset, more + offset, out + part * 64, first, end, value_dim,
+                integer,
+            )  # fmt: skip
         for part in range(wide, parts):
-            behind = ahead + part * PAGE_TOKENS // 2 * vector_bytes if ahead else 0
+            offset = part * vector_bytes
             narrow_rows(
-                weights, values + part * vector_bytes, out + part * 64, first, end, value_dim, integer, behind
-            )
+                count, weights, values + offset, more + offset, out + part * 64, first, end, value_dim,
+                integer,
+            )  # fmt: skip
 
     return score_rows, value_rows
 
@@ -182,18 +181,17 @@ def _score(
     key_dim: int,
     integer: int,
     scales: int,
-    ahead: int,
 ) -> None:
     if left == 1:
-        _score_one(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
+        _score_one(queries, keys, scores, first_block, end_block, key_dim, integer, scales)
     elif left == 2:
-        _score_two(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
+        _score_two(queries, keys, scores, first_block, end_block, key_dim, integer, scales)
     elif left == 3:
-        _score_three(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
+        _score_three(queries, keys, scores, first_block, end_block, key_dim, integer, scales)
     elif left == 4:
-        _score_four(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
+        _score_four(queries, keys, scores, first_block, end_block, key_dim, integer, scales)
     else:
-        _score_tall(queries, keys, scores, first_block, end_block, key_dim, integer, scales, ahead)
+        _score_tall(queries, keys, scores, first_block, end_block, key_dim, integer, scales)
 
 
 @kernel
@@ -201,23 +199,23 @@ def _value(
     left: int,
     weights: int,
     values: int,
+    more: int,
     out: int,
     first: int,
     end: int,
     value_dim: int,
     integer: int,
-    ahead: int,
 ) -> None:
     if left == 1:
-        _value_one(weights, values, out, first, end, value_dim, integer, ahead)
+        _value_one(1, weights, values, more, out, first, end, value_dim, integer)
     elif left == 2:
-        _value_two(weights, values, out, first, end, value_dim, integer, ahead)
+        _value_two(2, weights, values, more, out, first, end, value_dim, integer)
     elif left == 3:
-        _value_three(weights, values, out, first, end, value_dim, integer, ahead)
+        _value_three(3, weights, values, more, out, first, end, value_dim, integer)
     elif left == 4:
-        _value_four(weights, values, out, first, end, value_dim, integer, ahead)
+        _value_four(4, weights, values, more, out, first, end, value_dim, integer)
     else:
-        _value_tall(weights, values, out, first, end, value_dim, integer, ahead)
+        _value_tall(left, weights, values, more, out, first, end, value_dim, integer)
 
 
 @kernel
@@ -301,14 +299,6 @@ def reset_state(state: int, value_dim: int) -> None:
 
 
 @kernel
-def _page_after(pages: int, chunk: int, half: int, end: int) -> int:
-    """The page behind half a chunk, if the chunk's keys up to `end` reach it; else -1."""
-    if (half + 1) * PAGE_TOKENS >= end:
-        return -1
-    return load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half + 1) * 8)
-
-
-@kernel
 def attend_chunk(
     queries: int,
     rows: int,
@@ -343,22 +333,17 @@ def attend_chunk(
     values_offset = PAGE_TOKENS * key_dim * element
     scales_offset = PAGE_TOKENS * (key_dim + value_dim) * element
     state_bytes = (value_dim + STATE_EXTRA) * 4
-    first_page = load_scalar_i64(pages + (start + first16) // PAGE_TOKENS * 8)
-    first_values = cache + first_page * page_bytes + values_offset
     for half in range(CHUNK // PAGE_TOKENS):
         b0 = max(first16 - half * PAGE_TOKENS, 0) // 16
         b1 = min(end16 - half * PAGE_TOKENS, PAGE_TOKENS) // 16
         if b1 > b0:
             page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
             keys = cache + page * page_bytes
-            # While this page's keys are multiplied, the next page's are fetched, then the values.
-            following = _page_after(pages, chunk, half, end16)
-            ahead = cache + following * page_bytes if following >= 0 else first_values
             for row in range(0, rows, _TALLEST):
                 _score(
                     rows - row, queries + row * key_dim * 2, keys,
                     scores + (row * CHUNK + half * PAGE_TOKENS) * 4, b0, b1, key_dim, integer,
-                    keys + scales_offset, ahead if row == 0 else 0,
+                    keys + scales_offset,
                 )  # fmt: skip
     for row in range(rows):
         position = load_scalar_i64(positions + row * 8)
@@ -380,25 +365,16 @@ def attend_chunk(
                     scales = cache + page * page_bytes + scales_offset + PAGE_TOKENS * 4
                     _scale_weights(s + half * PAGE_TOKENS * 4, scales, a, b)
         _pack_weights(s, first16, end16)
-        for part in range(value_dim // 16):
-            store_f32(state + part * 64, splat(np.float32(0)))
-    for half in range(CHUNK // PAGE_TOKENS):
-        a = max(first - half * PAGE_TOKENS, 0)
-        b = min(end - half * PAGE_TOKENS, PAGE_TOKENS)
-        if b > a:
-            page = load_scalar_i64(pages + (chunk * (CHUNK // PAGE_TOKENS) + half) * 8)
-            values = cache + page * page_bytes + values_offset
-            # Behind the last values: the next head's keys, which lie behind this one's values.
-            following = _page_after(pages, chunk, half, end16)
-            ahead = first_values + scales_offset - values_offset
-            if following >= 0:
-                ahead = cache + following * page_bytes + values_offset
-            for row in range(0, rows, _TALLEST):
-                _value(
-                    rows - row, scores + row * CHUNK * 4 + half * PAGE_TOKENS * 2, values,
-                    partials + row * state_bytes, a // 2, (b + 1) // 2, value_dim, integer,
-                    ahead if row == 0 else 0,
-                )  # fmt: skip
+    table = pages + chunk * (CHUNK // PAGE_TOKENS) * 8
+    # A page that no key is read of may have no number.
+    offset = cache + values_offset
+    values = offset + load_scalar_i64(table) * page_bytes if first16 < PAGE_TOKENS else 0
+    more = offset + load_scalar_i64(table + 8) * page_bytes if end16 > PAGE_TOKENS else 0
+    for row in range(0, rows, _TALLEST):
+        _value(
+            rows - row, scores + row * CHUNK * 4, values, more, partials + row * state_bytes, first // 2,
+            (end + 1) // 2, value_dim, integer,
+        )  # fmt: skip
 
 
 @kernel

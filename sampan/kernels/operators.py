@@ -322,21 +322,19 @@ def _attend_unit(op: int, span: int, unit: int, scratch: int) -> None:
         index = unit // kv_heads
         first_chunk += index
         end_chunk = first_chunk + 1
+        target = load_word(op, PARTIALS) + load_word(span, SPAN_SLOT) * load_word(op, PARTIAL_SLOT_BYTES)
+        target += (index * heads + kv_head * group) * state_bytes
+    pages = load_word(span, SPAN_PAGES)
+    page_bytes = load_word(op, PAGE_BYTES)
     for chunk in range(first_chunk, end_chunk):
         attend_chunk(
-            queries, rows, positions, window, chunk, low, high, load_word(span, SPAN_PAGES), cache,
-            load_word(op, PAGE_BYTES), key_dim, value_dim, load_word(op, INTEGER_CACHE), scores, target,
+            queries, rows, positions, window, chunk, low, high, pages, cache, page_bytes, key_dim, value_dim,
+            load_word(op, INTEGER_CACHE), scores, target,
         )  # fmt: skip
         if not split:
             for row in range(rows):
                 fold_partial(states + row * state_bytes, partials + row * state_bytes, value_dim)
     if split:
-        target = load_word(op, PARTIALS) + load_word(span, SPAN_SLOT) * load_word(op, PARTIAL_SLOT_BYTES)
-        target += (unit // kv_heads * heads + kv_head * group) * state_bytes
-        for row in range(rows):
-            for part in range(value_dim // 16 + 1):
-                at = row * state_bytes + part * 64
-                store_f32(target + at, load_f32(partials + at))
         return
     for row in range(rows):
         target = load_word(op, TARGET) + (load_word(span, SPAN_FIRST) + token + row // group) * load_word(

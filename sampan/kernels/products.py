@@ -251,11 +251,12 @@ def _make_walk(format: MatrixFormat, wide: bool) -> TileKernel:
         # Only the first pass meets weights that are not in the cache.
         fetch = 1
         if pair_height > 0 and blocks == 2:
-            while end - token > _FEW_TOKENS:
+            # A rest of five or six tokens goes the same way: a tile of eight would take longer.
+            while end - token > _FEW_TOKENS or (token > first and 4 < end - token <= pair_height):
                 pair_pass(
                     block, block_bytes, groups, fetch, x + token * x_stride, x_stride,
                     scales + token * scale_stride, scale_stride, plane, out + token * out_stride, out_stride,
-                    pair_height, factor, accumulate,
+                    end - token, factor, accumulate,
                 )  # fmt: skip
                 token += pair_height
                 fetch = 0

@@ -91,20 +91,20 @@ def _to_int8(value: Any) -> Any:
 @kernel
 def store_key(source: int, base: int, slot: int, key_dim: int, value_dim: int, integer: int) -> None:
     """One head's key to position `slot` of a page; see cache/layout.py."""
-    block = slot // 16
-    lane = slot % 16
     if integer:
         largest = _largest(source, key_dim)
         factor = splat(_int8_factor(largest))
-        keys = base + block * key_dim * 16 + lane * 2
+        keys = base + slot * 2
         for i in range(key_dim // 16):
-            store_pairs_i8(keys + i * 256, 32, _to_int8(load_f32(source + i * 64) * factor))
+            store_pairs_i8(
+                keys + i * 8 * PAGE_TOKENS * 2, PAGE_TOKENS * 2, _to_int8(load_f32(source + i * 64) * factor)
+            )
         scales = base + PAGE_TOKENS * (key_dim + value_dim)
         store_scalar_f32(scales + slot * 4, largest * np.float32(1.0 / 127.0))
     else:
-        keys = base + block * key_dim * 32 + lane * 4
+        keys = base + slot * 4
         for i in range(key_dim // 16):
-            store_pairs_bf16(keys + i * 512, 64, load_f32(source + i * 64))
+            store_pairs_bf16(keys + i * 8 * PAGE_TOKENS * 4, PAGE_TOKENS * 4, load_f32(source + i * 64))
 
 
 @kernel

@@ -39,12 +39,13 @@ class Tier:
     bfloat16_dot: bool = False
 
 
+_TALL = (8, 4, 1)
 _SHORT = (4, 1)
 _QUERIES = (6, 4, 3, 2, 1)
-AVX512_BF16 = Tier("avx512-bf16", "vnni512", _SHORT, _SHORT, 6, _QUERIES, 4, True, True)
-AVX512_VNNI = Tier("avx512-vnni", "vnni512", _SHORT, _SHORT, 6, _QUERIES, 4, True)
+AVX512_BF16 = Tier("avx512-bf16", "vnni512", _TALL, _TALL, 6, _QUERIES, 4, True, True)
+AVX512_VNNI = Tier("avx512-vnni", "vnni512", _TALL, _TALL, 6, _QUERIES, 4, True)
 AVX_VNNI = Tier("avx-vnni", "vnni256", _SHORT, _SHORT, 0, _SHORT, 1, True)
-AVX2 = Tier("avx2", "maddubs", (8, 4, 1), _SHORT, 0, _SHORT, 1, True)
+AVX2 = Tier("avx2", "maddubs", _TALL, _SHORT, 0, _SHORT, 1, True)
 NEON_DOTPROD = Tier("neon-dotprod", "sdot", _SHORT, _SHORT, 0, _SHORT, 1, True)
 GENERIC = Tier("generic", "portable", _SHORT, _SHORT, 0, _SHORT, 1, False)
 

@@ -112,6 +112,10 @@ class BlockStream(ABC):
             text = self.end()
         return text.encode()
 
+    def write_text(self, choice: int, text: str) -> bytes:
+        """The same for a TextDelta without reports."""
+        return self.write(TextDelta(choice, text))
+
     def close(self, *, whole: bool) -> str:
         """The end of the last block, if there is one; `whole`: unless the answer was cut short in it."""
         blocks = self.answer.blocks

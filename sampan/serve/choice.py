@@ -46,7 +46,7 @@ class Choice:
         self.sequence = sequence
         self.completion_tokens = 0
         self.reasoning_tokens = 0
-        self._index = index
+        self.index = index
         self._parser = parser
         self._token_bytes = token_bytes
         self._reports = None if token_bytes is None else ReportAligner()
@@ -57,6 +57,16 @@ class Choice:
     def complete(self) -> bool:
         """Whether the answer is all there although the model goes on."""
         return self._parser.complete
+
+    def push_text(self, outputs: Sequence[Output]) -> str | None:
+        """The text that one or more tokens added, where the event of it is all that `push` would give and has
+        no reports; else None, and nothing was taken.
+        """
+        if self._reports is not None or not self._parser.passes_through:
+            return None
+        self.completion_tokens += len(outputs)
+        self._unsorted = 0
+        return outputs[0].text if len(outputs) == 1 else "".join([output.text for output in outputs])
 
     def push(self, outputs: Sequence[Output]) -> list[Event]:
         """The events of what one or more tokens added, with texts of one kind joined."""
@@ -81,7 +91,7 @@ class Choice:
         if reason is None or reason == "error":
             raise SampanError("the engine left this answer unfinished")
         called = reason == "stop" and self._calls > 0
-        events.append(ChoiceEnd(self._index, "tool_calls" if called else reason, sequence.stop_string))
+        events.append(ChoiceEnd(self.index, "tool_calls" if called else reason, sequence.stop_string))
         return events
 
     def _add(self, pieces: Sequence[Piece], events: list[Event], *, finished: bool = False) -> None:
@@ -91,7 +101,7 @@ class Choice:
         # The common case first; everything else happens a few times per answer.
         if not events and self._reports is None and len(pieces) == 1 and type(pieces[0]) is TextPiece:
             self._unsorted = 0
-            events.append(TextDelta(self._index, pieces[0].text))
+            events.append(TextDelta(self.index, pieces[0].text))
             return
         if isinstance(pieces[0], ReasoningPiece):
             self.reasoning_tokens += self._unsorted
@@ -100,15 +110,15 @@ class Choice:
         for piece in pieces:
             match piece:
                 case TextPiece(text):
-                    _append(events, TextDelta(self._index, text, next(reports, ())))
+                    _append(events, TextDelta(self.index, text, next(reports, ())))
                 case ReasoningPiece(text):
-                    _append(events, ReasoningDelta(self._index, text, next(reports, ())))
+                    _append(events, ReasoningDelta(self.index, text, next(reports, ())))
                 case ToolStartPiece(name, call_id):
                     call_id = call_id or f"call_{secrets.token_hex(12)}"
-                    events.append(ToolCallStart(self._index, self._calls, call_id, name))
+                    events.append(ToolCallStart(self.index, self._calls, call_id, name))
                     self._calls += 1
                 case ToolArgumentsPiece(text):
-                    events.append(ToolCallArguments(self._index, self._calls - 1, text))
+                    events.append(ToolCallArguments(self.index, self._calls - 1, text))
 
     def _take_reports(self, pieces: Sequence[Piece], finished: bool) -> Iterator[tuple[TokenReport, ...]]:
         """The reports of each piece of text among `pieces`, in their order."""

@@ -8,11 +8,12 @@ the same objects without them; what is not plain goes the long way.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Send
 
+from sampan.serve.body_writer import BodyWriter
 from sampan.serve.events import Event
 
 if TYPE_CHECKING:
@@ -21,16 +22,28 @@ if TYPE_CHECKING:
     from sampan.serve.host.served import OutputStream
 
 
+class EventWriter(Protocol):
+    """Writes the events of an answer as an API has them."""
+
+    def write(self, event: Event) -> bytes:
+        """The bytes of an event, or nothing."""
+        ...
+
+    def write_text(self, choice: int, text: str) -> bytes:
+        """The same for a TextDelta without reports."""
+        ...
+
+
 class DirectPath:
     """Of one stream with one choice. The API says how events are written, the response how bytes are sent."""
 
     def __init__(self) -> None:
-        self._write: Callable[[Event], bytes] | None = None
+        self._writer: EventWriter | None = None
         self._sender: ChunkSender | None = None
 
-    def write_with(self, write: Callable[[Event], bytes]) -> None:
-        """Events become bytes by `write`, here as in the generators."""
-        self._write = write
+    def write_with(self, writer: EventWriter) -> None:
+        """Events become bytes by `writer`, here as in the generators."""
+        self._writer = writer
 
     def send_with(self, sender: ChunkSender) -> None:
         """The response has begun."""
@@ -40,15 +53,19 @@ class DirectPath:
         """Let the outputs of a choice come this way while nobody is busy with earlier ones."""
 
         def take(batch: Sequence[Output]) -> bool:
-            write, sender = self._write, self._sender
-            if write is None or sender is None or sender.waits:
+            writer, sender = self._writer, self._sender
+            if writer is None or sender is None or sender.waits:
                 return False
-            events = choice.push(batch)
-            chunk = write(events[0]) if len(events) == 1 else b"".join(map(write, events))
-            if chunk:
-                sender.begin(chunk)
-            if choice.complete:
-                outputs.wake()
+            # For nearly every token of nearly every stream, what it adds is text and nothing else.
+            text = choice.push_text(batch)
+            if text:
+                sender.begin(writer.write_text(choice.index, text))
+            elif text is None:
+                chunk = b"".join(map(writer.write, choice.push(batch)))
+                if chunk:
+                    sender.begin(chunk)
+                if choice.complete:
+                    outputs.wake()
             return True
 
         outputs.direct = take
@@ -56,22 +73,22 @@ class DirectPath:
 
 class ChunkSender:
     """Sends chunks of a response's body, at once unless the client is slow to read. `sent` counts them;
-    `waits`: one is on its way and must be `finish`ed before the next.
+    `waits`: one is on its way and must be `finish`ed before the next. `writer`: a shorter way than `send`.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, writer: BodyWriter | None = None) -> None:
         self.sent = 0
+        self.waits = False
         self._send = send
+        self._writer = writer
         self._unfinished: Coroutine[Any, Any, None] | None = None
         self._awaited: object = None
 
-    @property
-    def waits(self) -> bool:
-        """See above."""
-        return self._unfinished is not None
-
     def begin(self, chunk: bytes) -> None:
         """Send a chunk, or as much of it as can be without waiting."""
+        if self._writer is not None and self._writer.write(chunk):
+            self.sent += 1
+            return
         sending: Any = self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         try:
             self._awaited = sending.send(None)
@@ -79,6 +96,7 @@ class ChunkSender:
             self.sent += 1
         else:
             self._unfinished = sending
+            self.waits = True
 
     async def finish(self) -> None:
         """Wait for what was begun."""
@@ -86,14 +104,14 @@ class ChunkSender:
             try:
                 await _resumed(self._unfinished, self._awaited)
             finally:
-                self._unfinished = None
+                self._unfinished, self.waits = None, False
             self.sent += 1
 
     def close(self) -> None:
         """Give up what was begun."""
         if self._unfinished is not None:
             self._unfinished.close()
-            self._unfinished = None
+            self._unfinished, self.waits = None, False
 
 
 @types.coroutine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import time
@@ -40,7 +41,14 @@ def serve(settings: ServeSettings, ready: Callable[[str], None] | None = None) -
     listener = bind(settings.host, settings.port)
     for name in unknown_variables():
         log_event(logging.WARNING, "unknown variable", name=name)
-    server = Server(settings, listener, ready)
+
+    def started(url: str) -> None:
+        # Collections that walk over everything that was imported would stop all streams for a while.
+        gc.freeze()
+        if ready is not None:
+            ready(url)
+
+    server = Server(settings, listener, started)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure

@@ -51,6 +51,11 @@ class AnswerParser(Protocol):
         """Whether the answer is all there although the model goes on: the sequence may be ended."""
         ...
 
+    @property
+    def passes_through(self) -> bool:
+        """Whether from now on `push` gives every text as it is, for the reader, as one piece."""
+        ...
+
     def push(self, text: str) -> list[Piece]:
         """The pieces that `text` completes."""
         ...

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sampan.serve.body_writer import EXTENSION
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -60,6 +63,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._too_large = True
             raise _HeadTooLargeError
         super().on_headers_complete()
+        if self.cycle is not None:
+            # The cycle has the scope: a reference back would keep both until the garbage collector comes.
+            self.scope.setdefault("extensions", {})[EXTENSION] = {"cycle": weakref.ref(self.cycle)}
 
     def send_400_response(self, msg: str) -> None:
         """The answer to what cannot be parsed, or was not to be parsed any further."""

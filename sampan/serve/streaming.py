@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sampan.errors import SampanError
+from sampan.serve.body_writer import body_writer
 from sampan.serve.direct import ChunkSender, DirectPath
 from sampan.serve.errors import Problem, error_event, internal_problem, is_anthropic, problem_of
 from sampan.serve.logs import log_failure
@@ -108,7 +109,7 @@ class EventStream(Response):
 
     async def _send_all(self, chunks: AsyncGenerator[bytes, None], send: Send, watch: ClientWatch) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        sender = watch.sender = ChunkSender(send)
+        sender = watch.sender = ChunkSender(send, body_writer(self._request.scope))
         keeper = asyncio.create_task(self._keep_alive(send, sender))
         try:
             first = await self._first_chunk()

@@ -71,10 +71,10 @@ def test_kernels_store_where_the_layout_says(
     store_value(vectors[1].ctypes.data, memory.ctypes.data, slot, *widths, integer, 0)
 
     keys = memory[: layout.values_offset].view(element)
-    keys = keys.reshape(PAGE_TOKENS // 16, widths[0] // 2, 16, 2)
+    keys = keys.reshape(widths[0] // 2, PAGE_TOKENS, 2)
     values = memory[layout.values_offset : layout.scales_offset].view(element)
     values = values.reshape(PAGE_TOKENS // 2, widths[1], 2)
-    stored = [keys[slot // 16, :, slot % 16], values[slot // 2, :, slot % 2]]
+    stored = [keys[:, slot], values[slot // 2, :, slot % 2]]
     if integer:
         scales = memory[layout.scales_offset :].view(np.float32).reshape(2, PAGE_TOKENS)
         largest = np.array([np.abs(vector).max() for vector in vectors])

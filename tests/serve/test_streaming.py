@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -16,7 +18,16 @@ from starlette.routing import Route
 
 from sampan.errors import ModelReferenceError
 from sampan.serve import streaming
+from sampan.serve.protocol import bounded_protocol
 from sampan.serve.streaming import respond_whole, respond_with_events
+
+# Who makes the server's connections: uvicorn, or our protocol, which offers a short way to them.
+HTTP: Any = "auto"
+
+
+@pytest.fixture(params=["auto", bounded_protocol(2**16, 10.0)], ids=["uvicorn", "ours"], autouse=True)
+def http(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "HTTP", request.param)
 
 
 @asynccontextmanager
@@ -24,7 +35,7 @@ async def served(endpoint: Callable[[Request], Awaitable[Response]]) -> AsyncGen
     """The port of a server with one route."""
     app = Starlette(routes=[Route("/", endpoint)])
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, http=HTTP, log_level="error", lifespan="off"))
     task = asyncio.create_task(server.serve([listener]))
     try:
         yield listener.getsockname()[1]

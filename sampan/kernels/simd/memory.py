@@ -21,13 +21,16 @@ from sampan.kernels.tiers import TIER
 
 @define(types.void, types.int64)
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Begin to fetch the cache line at address; any address is allowed."""
+    """Begin to fetch the cache line at address into the second-level cache; any address is allowed.
+
+    Fewer requests can be on their way to the first-level cache at a time.
+    """
     pointer = pointer_to(builder, address, I8)
     name = "llvm.prefetch.p0"
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, kind, name)
-    # For reading, keep in all cache levels, data.
-    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+    # For reading, all cache levels but the first, data.
+    builder.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
 
 
 @define(f32x16, types.int64)

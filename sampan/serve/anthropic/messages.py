@@ -19,6 +19,7 @@ from sampan.serve.anthropic.conversation import conversation_of
 from sampan.serve.anthropic.schema import CountTokensRequest, MessagesRequest, ThinkingEnabled
 from sampan.serve.blocks import AnswerBlocks, written
 from sampan.serve.bounds import check_bounds
+from sampan.serve.direct import DirectPath
 from sampan.serve.document import whole_or_stream
 from sampan.serve.prompt import prepare_prompt
 from sampan.serve.streaming import respond_whole, respond_with_events
@@ -33,7 +34,8 @@ async def create_message(body: MessagesRequest, request: Request) -> Response:
     asked = _answer_request(body)
     check_bounds([asked], request.app.state.settings)
     if body.stream:
-        return await respond_with_events(request, _events(body, asked, request))
+        direct = DirectPath()
+        return await respond_with_events(request, _events(body, asked, request, direct), direct)
     return await respond_whole(request, _whole(body, asked, request))
 
 
@@ -85,11 +87,13 @@ async def _whole(body: MessagesRequest, asked: AnswerRequest, request: Request) 
 
 
 async def _events(
-    body: MessagesRequest, asked: AnswerRequest, request: Request
+    body: MessagesRequest, asked: AnswerRequest, request: Request, direct: DirectPath
 ) -> AsyncGenerator[bytes, None]:
     client, deadline = request.state.client, request.state.deadline
     async with request.app.state.host.lease(body.model) as served:
         stream = MessageStream(MessageObject(served.name, body.max_tokens))
-        async with aclosing(answer(served, asked, client=client, deadline=deadline)) as events:
+        direct.write_with(stream)
+        events = answer(served, asked, client=client, deadline=deadline, direct=direct)
+        async with aclosing(events):
             async for chunk in written(request, events, stream):
                 yield chunk

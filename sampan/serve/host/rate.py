@@ -18,7 +18,8 @@ class TokenRate:
         """Count tokens that were written now."""
         index = int(now / _SLICE_S)
         if self._slices and self._slices[-1][0] == index:
-            count += self._slices.pop()[1]
+            self._slices[-1] = (index, self._slices[-1][1] + count)
+            return
         self._slices.append((index, count))
         self._drop_old(index)
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sampan.engine.worker import EngineWorker
+from sampan.engine.worker import EngineWorker, News
 from sampan.errors import UnavailableError
 from sampan.serve.host.fingerprint import fingerprint
+from sampan.serve.host.mailbox import Mailbox
 from sampan.serve.record import RequestRecord, current_record
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class ServedModel:
         self._metrics = metrics
         self._readers = _Readers(rate)
         self._stopping = False
-        self._worker = EngineWorker(model.engine, self._readers.deliver, f"sampan-engine-{name}")
+        self._mailbox = Mailbox(self._readers.receive)
+        self._worker = EngineWorker(model.engine, self._mailbox.put, f"sampan-engine-{name}")
 
     def start(self, sequence: RunningSequence) -> OutputStream:
         """Queue a new sequence; the stream has what it writes, and closing that cancels the sequence.
@@ -65,6 +67,7 @@ class ServedModel:
         """
         self._stopping = True
         self._worker.stop(drain=drain, timeout=timeout)
+        self._mailbox.close()
         self.model.close()
 
 
@@ -74,24 +77,19 @@ class _Readers:
     def __init__(self, rate: TokenRate) -> None:
         self.streams: dict[RunningSequence, OutputStream] = {}
         self._rate = rate
-        self._loop = asyncio.get_running_loop()
 
-    def deliver(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
-        """Take what a step brought, on the engine's thread."""
-        # After the loop has closed nobody is left to be told.
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._receive, news)
-
-    def _receive(self, news: list[tuple[RunningSequence, list[Output]]]) -> None:
-        now = time.monotonic()
+    def receive(self, news: News) -> None:
+        """Take what a step brought."""
+        now, count = time.monotonic(), 0
         for sequence, outputs in news:
+            count += len(outputs)
             stream = self.streams.get(sequence)
             if stream is None:
                 continue  # its reader has left
             stream.push(outputs, now)
             if stream.ended:
                 del self.streams[sequence]
-        self._rate.add(sum(len(outputs) for _, outputs in news), now)
+        self._rate.add(count, now)
 
 
 class OutputStream(AsyncGenerator["list[Output]", None]):
@@ -136,7 +134,8 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
             self.ended = True
             self._times.ended(self._sequence, now)
         try:
-            if self._went_directly(outputs):
+            waits = self._waiter is not None and not self._waiter.done()
+            if waits and self.direct is not None and not self.ended and self.direct(outputs):
                 return
             self._ready += outputs
         except Exception as error:  # the reader's, and no other stream's
@@ -147,10 +146,6 @@ class OutputStream(AsyncGenerator["list[Output]", None]):
         """Give the reader an empty list."""
         self._woken = True
         self._wake()
-
-    def _went_directly(self, outputs: list[Output]) -> bool:
-        waits = self._waiter is not None and not self._waiter.done()
-        return waits and not self.ended and self.direct is not None and self.direct(outputs)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

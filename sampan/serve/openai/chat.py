@@ -56,7 +56,7 @@ async def _chunks(
     async with request.app.state.host.lease(body.model) as served:
         head = object_head("chatcmpl", "chat.completion.chunk", served)
         chunks = ChatChunks(head, asked.n, logprobs=bool(body.logprobs), include_usage=include_usage)
-        direct.write_with(chunks.write)
+        direct.write_with(chunks)
         events = answer(served, asked, client=client, deadline=deadline, direct=direct)
         async with aclosing(written(request, events, chunks.write)) as stream:
             async for chunk in stream:

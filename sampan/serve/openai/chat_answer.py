@@ -17,7 +17,7 @@ from sampan.serve.events import (
 from sampan.serve.openai.chunks import ChunkFrame
 from sampan.serve.openai.logprobs import token_logprobs
 from sampan.serve.openai.objects import Json, finish_reason, usage_object
-from sampan.serve.sse import to_json
+from sampan.serve.sse import text_to_json, to_json
 
 
 class ChatCompletion:
@@ -100,13 +100,12 @@ class ChatChunks:
 
     def write(self, event: Event) -> bytes:
         """The chunks of an event, or nothing. UnavailableError when a choice was not finished."""
-        # The common case first; everything else happens a few times per answer.
-        if type(event) is TextDelta and self._begun[event.choice] and not self._logprobs:
-            return self._before_text[event.choice] + to_json(event.text).encode() + self._after_text
         match event:
             case TextDelta(choice, text, reports):
-                logprobs = _logprobs(reports) if self._logprobs else None
-                return self._frame.chunk(choice, self._delta(choice, {"content": text}), logprobs)
+                if not self._logprobs:
+                    return self.write_text(choice, text)
+                delta = self._delta(choice, {"content": text})
+                return self._frame.chunk(choice, delta, _logprobs(reports))
             case ReasoningDelta(choice, text):
                 return self._frame.chunk(choice, self._delta(choice, {"reasoning_content": text}), None)
             case ToolCallStart(choice, index, call_id, name):
@@ -121,6 +120,13 @@ class ChatChunks:
             case AnswerUsage():
                 return self._frame.usage(event)
         return b""
+
+    def write_text(self, choice: int, text: str) -> bytes:
+        """The chunk of a TextDelta without reports."""
+        # The common case first; the other happens once per answer.
+        if self._begun[choice]:
+            return self._before_text[choice] + text_to_json(text).encode() + self._after_text
+        return self._frame.chunk(choice, self._delta(choice, {"content": text}), None)
 
     def _delta(self, choice: int, delta: Json) -> str:
         """The delta as JSON; a choice's first one says whose it is."""

@@ -72,7 +72,7 @@ async def _chunks(
         chunks = TextChunks(
             head, _echoes(body, served), logprobs=body.logprobs is not None, include_usage=include_usage
         )
-        direct.write_with(chunks.write)
+        direct.write_with(chunks)
         events = answer_each(served, asked, client=client, deadline=deadline, direct=direct)
         async with aclosing(written(request, events, chunks.write)) as stream:
             async for chunk in stream:

@@ -16,7 +16,7 @@ from sampan.serve.events import (
 from sampan.serve.openai.chunks import ChunkFrame
 from sampan.serve.openai.logprobs import LEAST_LOGPROB
 from sampan.serve.openai.objects import Json, finish_reason, usage_object
-from sampan.serve.sse import to_json
+from sampan.serve.sse import text_to_json, to_json
 
 
 class TextCompletion:
@@ -76,7 +76,7 @@ class TextChunks:
             case TextDelta(choice, text, reports):
                 logprobs = self._logprobs[choice]
                 if logprobs is None:
-                    return self._frame.before[choice] + to_json(text).encode() + self._frame.after
+                    return self.write_text(choice, text)
                 logprobs.add(text, reports)
                 return self._frame.chunk(choice, to_json(text), logprobs.take())
             case AnswerStart():
@@ -87,6 +87,10 @@ class TextChunks:
             case AnswerUsage():
                 return self._frame.usage(event)
         return b""
+
+    def write_text(self, choice: int, text: str) -> bytes:
+        """The chunk of a TextDelta without reports."""
+        return self._frame.before[choice] + text_to_json(text).encode() + self._frame.after
 
 
 class LegacyLogprobs:

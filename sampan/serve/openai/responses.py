@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from sampan.serve.answer import AnswerRequest, answer
 from sampan.serve.blocks import AnswerBlocks, written
 from sampan.serve.bounds import check_bounds
+from sampan.serve.direct import DirectPath
 from sampan.serve.document import whole_or_stream
 from sampan.serve.openai.chat_schema import TextFormat
 from sampan.serve.openai.responses_answer import ResponseObject, ResponseStream
@@ -32,7 +33,8 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     asked = answer_request(body)
     check_bounds([asked], request.app.state.settings)
     if body.stream:
-        return await respond_with_events(request, _events(body, asked, request))
+        direct = DirectPath()
+        return await respond_with_events(request, _events(body, asked, request, direct), direct)
     return await respond_whole(request, _whole(body, asked, request))
 
 
@@ -48,12 +50,14 @@ async def _whole(body: ResponsesRequest, asked: AnswerRequest, request: Request)
 
 
 async def _events(
-    body: ResponsesRequest, asked: AnswerRequest, request: Request
+    body: ResponsesRequest, asked: AnswerRequest, request: Request, direct: DirectPath
 ) -> AsyncGenerator[bytes, None]:
     client, deadline = request.state.client, request.state.deadline
     async with request.app.state.host.lease(body.model) as served:
         stream = ResponseStream(_response_object(body, asked, served))
-        async with aclosing(answer(served, asked, client=client, deadline=deadline)) as events:
+        direct.write_with(stream)
+        events = answer(served, asked, client=client, deadline=deadline, direct=direct)
+        async with aclosing(events):
             async for chunk in written(request, events, stream):
                 yield chunk
 

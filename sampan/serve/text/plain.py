@@ -9,6 +9,7 @@ class PlainParser:
     """Passes text through: the `AnswerParser` of a model whose template has no marks."""
 
     complete = False
+    passes_through = True
 
     def push(self, text: str) -> list[Piece]:
         """`text` as it is."""

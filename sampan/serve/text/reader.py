@@ -33,6 +33,11 @@ class Reader:
         self._reading = self._read()
         self._step()
 
+    @property
+    def passes_through(self) -> bool:
+        """Whether nothing is looked for any more; see `AnswerParser`."""
+        return False
+
     def push(self, text: str) -> list[Piece]:
         """The pieces that `text` completes."""
         self._buffer += text

@@ -37,6 +37,11 @@ class ReasoningParser(Reader):
         """Whether the answer is all there although the model goes on."""
         return self._inner.complete
 
+    @property
+    def passes_through(self) -> bool:
+        """Whether the reasoning has been read, and the answer passes through."""
+        return self._answering and self._inner.passes_through
+
     def push(self, text: str) -> list[Piece]:
         """The pieces that `text` completes."""
         if self._answering:

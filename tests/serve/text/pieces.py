@@ -43,7 +43,10 @@ def read(parser: AnswerParser, parts: list[str]) -> Joined:
     """What `parser` makes of a text that comes in these parts."""
     joined = Joined()
     for part in parts:
-        for piece in parser.push(part):
+        passes_through = parser.passes_through
+        pieces = parser.push(part)
+        assert not passes_through or pieces == [TextPiece(part)]
+        for piece in pieces:
             joined.add(piece)
     for piece in parser.finish():
         joined.add(piece)

@@ -15,7 +15,7 @@ from sampan.serve.text.hermes import HermesParser
 from sampan.serve.text.plain import PlainParser
 from sampan.serve.text.reasoning import ReasoningMarks, ReasoningParser
 from tests.models.chat_templates import PLAIN, STYLES, TIME, WEATHER, Style
-from tests.serve.text.pieces import Joined, read_in_every_way
+from tests.serve.text.pieces import Joined, read, read_in_every_way
 
 TOKENIZERS = {name: style.tokenizer() for name, style in STYLES.items()}
 THINK = ReasoningMarks("<think>", "</think>")
@@ -172,3 +172,12 @@ def test_marks_are_shown_and_other_control_tokens_hidden(name: str) -> None:
     for control, token in tokenizer.control_tokens.items():
         assert (control in text) == (control in controls)
         assert decode([token]) == (control if control in controls else "")
+
+
+def test_an_answer_without_tools_passes_through_behind_its_reasoning() -> None:
+    plain, calls = ReasoningParser(THINK, PlainParser(), begun=True), parser(begun=True)
+    read(calls, ["Hm.</think>Yes."])
+    # What follows passes through is checked by `read`.
+    assert read(plain, list("Hm.</think>\n\nYes.")) == Joined("Yes.", "Hm.")
+    assert plain.passes_through and not calls.passes_through
+    assert not ReasoningParser(THINK, PlainParser(), begun=True).passes_through
