@@ -26,14 +26,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.allocation_plot import Curve, allocation_plot
+from bench.shipped_windows import calibration_windows, evaluation_windows
 from sampan.errors import SampanError
 from sampan.formats import COMPACT_FORMATS, Q2C, Q3C, Q4C, Q8, MatrixFormat
 from sampan.hub.home import Progress
 from sampan.measure.compare import Comparison, compare
-from sampan.measure.texts import Split, shipped_texts
 from sampan.models.plan import planned_values
 from sampan.models.reference import Array, ReferenceModel
 from sampan.models.registry import resolve_config, tensor_plan
@@ -56,7 +55,6 @@ ROOT = Path(__file__).parent.parent
 BITS = (2.75, 3.0, 3.5, 4.0, 4.5, 5.5, 7.0)
 UNIFORM = (Q2C, Q3C, Q4C, Q8)
 METHODS: tuple[RoundingMethod, ...] = ("nearest", "compensate")
-WINDOW = 512
 
 Formats = Mapping[str, MatrixFormat]
 
@@ -94,28 +92,20 @@ class AllocationReport:
 class Checkpoint:
     """A model in float32, and its shipped texts."""
 
-    def __init__(self, source: TensorSource, tokens: int, calibration_tokens: int) -> None:
+    def __init__(self, source: TensorSource, tokens: int, calibration_tokens: int | None) -> None:
         self.config = resolve_config(source)
         self._source = source
         self._plan = {tensor.name: tensor for tensor in tensor_plan(source, self.config)}
         self._matrices = {name: self.read(name) for name in pack_layout(self.config).matrices}
         self._tokenizer_json, tokenizer_config = import_tokenizer(source)
-        self._tokenizer = Tokenizer(self._tokenizer_json, tokenizer_config)
-        self.evaluation = self._windows("evaluation", tokens)
-        self.calibration = self._windows("calibration", calibration_tokens)
+        tokenizer = Tokenizer(self._tokenizer_json, tokenizer_config)
+        self.evaluation = evaluation_windows(tokenizer, tokens)
+        self.calibration = calibration_windows(tokenizer, self.config, calibration_tokens)
         self._exact = self._logits({})
 
     def read(self, name: str) -> Array:
         """A tensor of the pack, unrounded."""
         return planned_values(self._source, self._plan[name])
-
-    def _windows(self, split: Split, tokens: int) -> list[npt.NDArray[np.int32]]:
-        """The first tokens of each text, cut."""
-        windows = []
-        for text in shipped_texts(split).values():
-            ids = self._tokenizer.encode(text)[:tokens]
-            windows += [np.array(ids[at : at + WINDOW], np.int32) for at in range(0, len(ids), WINDOW)]
-        return windows
 
     def contents(self, formats: Formats) -> PackContents:
         """The pack with these formats."""
@@ -163,7 +153,7 @@ class Checkpoint:
             take(name, None)
         found = Comparison.join(
             [
-                compare(exact, logits, np.append(window[1:], 0))
+                compare(exact, logits, window[1:])
                 for exact, logits, window in zip(
                     self._exact, self._logits(rounded), self.evaluation, strict=True
                 )
@@ -195,7 +185,7 @@ class Checkpoint:
 
     def _logits(self, rounded: Mapping[str, Array]) -> list[Array]:
         twin = ReferenceModel(self.config, lambda name: rounded.get(name, self._matrices[name]), self.read)
-        return [twin.forward(window) for window in self.evaluation]
+        return [twin.forward(window[:-1]) for window in self.evaluation]
 
 
 def mix_of_bits(checkpoint: Checkpoint, damages: Damages, bits: float) -> tuple[Formats, float]:
@@ -235,7 +225,7 @@ def measure(folder: Path, args: argparse.Namespace) -> AllocationReport:
         return AllocationReport(
             model=args.name or folder.name,
             calibration_tokens=sum(map(len, checkpoint.calibration)),
-            evaluation_tokens=sum(map(len, checkpoint.evaluation)),
+            evaluation_tokens=sum(len(window) - 1 for window in checkpoint.evaluation),
             smallest=smallest,
             uniform=tuple(uniform),
             mixes=tuple(mixes),
@@ -281,7 +271,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", help="of the result; the folder's own unless given")
     parser.add_argument("--tokens", type=int, default=1024, help="of each evaluation text")
-    parser.add_argument("--calibration-tokens", type=int, default=2048, help="of each calibration text")
+    parser.add_argument(
+        "--calibration-tokens", type=int, help="in all; as many as `sampan quantize` reads unless given"
+    )
     parser.add_argument("--probe-tokens", type=int, default=ProbeSettings().tokens, help="in all")
     parser.add_argument("--bits", type=float, action="append", help="per weight; repeat for several")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results" / "more", help="folder")

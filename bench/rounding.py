@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.shipped_windows import calibration_windows, evaluation_windows
 from sampan.formats import COMPACT_FORMATS, MatrixFormat
 from sampan.measure.compare import Comparison, compare
-from sampan.measure.text import thinned, windows
-from sampan.measure.texts import Split, shipped_documents
 from sampan.models.plan import planned_values
 from sampan.models.reference import ReferenceModel
 from sampan.models.registry import resolve_config, tensor_plan
@@ -39,9 +38,6 @@ from sampan.weights.quantize import dequantize
 from scripts.marked_section import MarkedSection
 
 ROOT = Path(__file__).parent.parent
-WINDOW = 512
-# Of each text: of all, about what `sampan quantize` reads.
-CALIBRATION_TOKENS = 2048
 SUFFIX = ".rounding.json"
 SECTION = MarkedSection("rounding")
 # Weights per GB of bfloat16, and how many of them are rounded to measure the time.
@@ -75,7 +71,7 @@ class Figure:
 
 
 class FloatModel:
-    """A checkpoint's tensors in float32, its tokenizer, and what it makes of the evaluation texts."""
+    """A checkpoint's tensors in float32, its texts, and what it makes of those for evaluation."""
 
     def __init__(self, path: Path, tokens: int) -> None:
         source = open_source(path)
@@ -85,9 +81,9 @@ class FloatModel:
             planned.name: planned_values(source, planned) for planned in tensor_plan(source, self.config)
         }
         blob, settings = import_tokenizer(source)
-        self._tokenizer = Tokenizer(blob, settings)
-        self.calibration = self._windows("calibration", CALIBRATION_TOKENS)
-        self._evaluation = self._windows("evaluation", tokens)
+        tokenizer = Tokenizer(blob, settings)
+        self.calibration = calibration_windows(tokenizer, self.config)
+        self._evaluation = evaluation_windows(tokenizer, tokens)
         self._logits = [self.twin({}).forward(window[:-1]) for window in self._evaluation]
 
     def twin(self, rounded: Mapping[str, NDArray[np.float32]]) -> ReferenceModel:
@@ -111,20 +107,13 @@ class FloatModel:
         """How many next-token distributions are compared."""
         return sum(map(len, self._logits))
 
-    def _windows(self, split: Split, most: int | None) -> list[NDArray[np.int32]]:
-        prefix = self._tokenizer.encode("")
-        found = []
-        for documents in shipped_documents(split).values():
-            tokens = [self._tokenizer.encode(document, add_bos=False) for document in documents]
-            for part in thinned(tokens, most):
-                found += list(windows(part, prefix, WINDOW))
-        return found
-
 
 def round_model(
     model: FloatModel, method: RoundingMethod, format: MatrixFormat, calibrated: bool
 ) -> dict[str, NDArray[np.float32]]:
-    """Every matrix, rounded to the format and back."""
+    """Every matrix, rounded to the format and back. As in `sampan quantize`, the float model reads along for
+    compensation.
+    """
     rounded: dict[str, NDArray[np.float32]] = {}
 
     def add(name: str, inputs: MatrixInputs | None = None) -> None:
@@ -134,8 +123,12 @@ def round_model(
 
     names = frozenset(pack_layout(model.config).matrices)
     if calibrated:
-        names = read_inputs(model.twin(rounded), model.calibration, add)
-    for name in sorted(names):
+        compensated = method == "compensate"
+        if compensated and not model.config.tied_embeddings:
+            add("embedding")
+        exact = model.twin({}) if compensated else None
+        names = read_inputs(model.twin(rounded), model.calibration, add, exact=exact)
+    for name in sorted(names - rounded.keys()):
         add(name)
     return rounded
 

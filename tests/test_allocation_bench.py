@@ -22,7 +22,7 @@ def test_a_run_writes_its_figures_and_their_plot(
         "--tokens",
         "12",
         "--calibration-tokens",
-        "12",
+        "108",
         "--probe-tokens",
         "30",
         "--bits",
@@ -32,7 +32,7 @@ def test_a_run_writes_its_figures_and_their_plot(
     ]
     assert main([str(sparse_folder), "--name", "tiny", *numbers, *folders]) == 0
     report = json.loads((tmp_path / "results" / "tiny.allocation.json").read_text())
-    assert report["evaluation_tokens"] == 9 * 12
+    assert report["evaluation_tokens"] == 9 * 11
     assert [(list(point["shares"]), point["rounding"]) for point in report["uniform"]] == [
         (["q2c"], "nearest"),
         (["q2c"], "compensate"),

@@ -11,7 +11,7 @@ import typer
 from sampan.cli.arguments import JsonOption, ThreadsOption
 from sampan.cli.console import ProgressDisplay, print_json, print_table, printable, say, size_text
 from sampan.hub.reference import FORMS
-from sampan.quantize.settings import DEFAULT_TOKENS, QuantizeBits
+from sampan.quantize.settings import QuantizeBits
 
 
 class Bits(StrEnum):
@@ -46,7 +46,12 @@ def quantize(
             help="Round for what texts do to the weights, or each to the nearest. Yes at 4 bits.",
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Calibrate with so many tokens at most.")] = DEFAULT_TOKENS,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Calibrate with so many tokens at most; 16384 to 65536 by default, more for small models."
+        ),
+    ] = None,
     compensate: Annotated[
         bool | None,
         typer.Option(

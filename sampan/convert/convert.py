@@ -181,14 +181,17 @@ class Conversion:
         return entry.note
 
     def write(
-        self, name: str, round_rows: RoundRows = quantize, note: Callable[[], Any] = lambda: True
+        self,
+        name: str,
+        part: Callable[[int], RoundRows] = lambda _first_row: quantize,
+        note: Callable[[], Any] = lambda: True,
     ) -> Any:
-        """Write a matrix. `round_rows` is called with some rows at a time, in `threads` threads, where the
-        stored rows do not map exactly onto the format. The note is asked for once the matrix is written, and
-        returned.
+        """Write a matrix. `part` says how the rows from a number on are rounded; what it gives is called with
+        some rows, in `threads` threads, where the stored rows do not map exactly onto the format. The note
+        is asked for once the matrix is written, and returned.
         """
         checksum = 0
-        for first_row, packed in self._packed(self.checkpoint.matrices[name], round_rows):
+        for first_row, packed in self._packed(self.checkpoint.matrices[name], part):
             self._writer.write_matrix(name, first_row, packed)
             checksum = zlib.crc32(packed.data, checksum)
             self._advance(packed.nbytes)
@@ -204,16 +207,17 @@ class Conversion:
         return dequantize(self._writer.read(name), matrix.format, matrix.rows, matrix.columns)
 
     def _packed(
-        self, tensor: PlannedTensor, round_rows: RoundRows
+        self, tensor: PlannedTensor, part: Callable[[int], RoundRows]
     ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """(first row, records) of a matrix, in order."""
         type_name = self.checkpoint.stored_type(tensor)
         format = self.contents.matrices[tensor.name].format
         stored = self.checkpoint.source.tensors[tensor.sources[0].name].name
 
-        def packed(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        def packed(first_row: int, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
             try:
-                return repack(raw, type_name, len(raw), tensor.columns, format, round_rows, name=stored)
+                rounding = part(first_row)
+                return repack(raw, type_name, len(raw), tensor.columns, format, rounding, name=stored)
             except SampanError as error:
                 raise type(error)(f"{self.checkpoint.source.path}: {error}") from error
 
@@ -235,18 +239,18 @@ def _label(checkpoint: Checkpoint) -> str:
 def _in_order(
     pool: ThreadPoolExecutor,
     threads: int,
-    work: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
+    work: Callable[[int, npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
     chunks: Iterable[tuple[int, npt.NDArray[np.uint8]]],
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """`work` over the chunks, in their order, in so many threads at once."""
+    """`work` over the chunks, rows from a first one on, in their order, in so many threads at once."""
     if threads == 1:
         for first_row, raw in chunks:
-            yield first_row, work(raw)
+            yield first_row, work(first_row, raw)
         return
     running: deque[tuple[int, Future[npt.NDArray[np.uint8]]]] = deque()
     try:
         for first_row, raw in chunks:
-            running.append((first_row, pool.submit(work, raw)))
+            running.append((first_row, pool.submit(work, first_row, raw)))
             if len(running) > threads:
                 first, future = running.popleft()
                 yield first, future.result()

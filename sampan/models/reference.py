@@ -73,7 +73,8 @@ class ReferenceModel:
     them where two experts are almost equally good.
 
     `observe`, when set, is called before every product with a matrix of the pack; see `Observer`. Each head's
-    `key_up` is observed with the queries that the engine multiplies it with.
+    `key_up` is observed with the queries that the engine multiplies it with. `residual` [tokens, hidden_size]
+    is then what the update that is being computed, of attention or of an MLP, will be added to.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class ReferenceModel:
         self.router_logits = np.empty((0, 0, 0), np.float32)
         self.follow: npt.NDArray[np.int32] | None = None
         self.observe: Observer | None = None
+        self.residual = self.hidden
         self._routes: dict[int, npt.NDArray[np.int32]] = {}
         self._router_logits: dict[int, Array] = {}
         self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
@@ -162,6 +164,10 @@ class ReferenceModel:
         output = "embedding" if self.config.tied_embeddings else "output"
         return self._product(output, self.hidden) * np.float32(self.config.logit_scale)
 
+    def output_matrix(self) -> Array:
+        """What the normed hidden states are multiplied with for the logits, [vocab_size, hidden_size]."""
+        return self._matrix("embedding" if self.config.tied_embeddings else "output")
+
     def output_norm(self, hidden: Array) -> Array:
         """What the last norm makes of hidden states [n, hidden_size]."""
         return self._norm("output_norm", hidden)
@@ -174,6 +180,7 @@ class ReferenceModel:
         name = f"layers.{layer}."
         scale = np.float32(config.residual_scale)
 
+        self.residual = hidden
         normed = self._norm(name + "attention_norm", hidden)
         if config.is_linear(layer):
             update = self._linear(layer, normed, spans)
@@ -183,6 +190,7 @@ class ReferenceModel:
             update = self._norm(name + "attention_post_norm", update)
         hidden = hidden + update * scale
 
+        self.residual = hidden
         normed = self._norm(name + "mlp_norm", hidden)
         sparse = config.is_sparse(layer)
         update = self._experts(layer, normed) if sparse else self.mlp(name + "mlp", normed)

@@ -7,6 +7,7 @@ descent follow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from sampan.weights.records import check_columns
 # Of the mean of the hessian's diagonal, added to the diagonal: what the calibration text never used is not
 # free, and the decomposition stays far from singular.
 _DAMPING = 0.05
-_SWEEPS = 2
+_SWEEPS = 4
 # Scale bytes and zeros tried beside those of the plain search.
 _OFFSET_REACH = 2
 _REACH = 2
@@ -99,15 +100,32 @@ def compensate_rows(
 
     Rows do not depend on each other. Errors are those of `quantize`.
     """
+    return compensate_classes(rows, format, [compensation], np.zeros(len(rows), np.intp), name)
+
+
+def compensate_classes(
+    rows: Array,
+    format: MatrixFormat,
+    compensations: Sequence[Compensation],
+    labels: npt.NDArray[np.intp],
+    name: str = "matrix",
+) -> npt.NDArray[np.uint8]:
+    """The same, where `labels` [rows] says which of the compensations is that of each row."""
     if format not in COMPACT_FORMATS:
         return round_rows(rows, format, None, name)
     check_columns(name, format, rows.shape[1])
     require_finite(rows, name)
-    state = _Rounded(rows, format, compensation, name)
-    state.compensate()
-    for _ in range(_SWEEPS):
-        state.descend()
-    return state.packed()
+    groups = (len(rows), rows.shape[1] // GROUP_SIZE)
+    codes = np.empty((*groups, GROUP_SIZE), np.uint8)
+    scale_bytes, zeros = np.empty((2, *groups), np.uint8)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        state = _Rounded(rows[members], format, compensations[label], name)
+        state.compensate()
+        for _ in range(_SWEEPS):
+            state.descend()
+        codes[members], scale_bytes[members], zeros[members] = state.parts()
+    return pack_compact(codes, scale_bytes, zeros, format)
 
 
 class _Rounded:
@@ -169,8 +187,8 @@ class _Rounded:
             self._codes[at] = np.where(better, codes, self._codes[at])
             self._errors[at] = np.where(better, self._weights[at] - values, errors)
 
-    def packed(self) -> npt.NDArray[np.uint8]:
-        """The matrix as records."""
+    def parts(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Codes [rows, groups, 32], scale bytes and zeros [rows, groups], columns as they were given."""
         order, rows = self._given.order, self._row_count
         codes = np.empty((rows, len(order)), np.uint8)
         codes[:, order] = from_lanes(self._codes, rows)
@@ -178,7 +196,7 @@ class _Rounded:
         scale_bytes, zeros = np.empty((2, rows, len(groups)), np.uint8)
         scale_bytes[:, groups] = from_lanes(self._scale_bytes, rows)
         zeros[:, groups] = from_lanes(self._zeros, rows)
-        return pack_compact(codes.reshape(rows, -1, GROUP_SIZE), scale_bytes, zeros, self._format)
+        return codes.reshape(rows, -1, GROUP_SIZE), scale_bytes, zeros
 
     def _searched(self, targets: Array, importance: Array) -> tuple[Array, Array]:
         """Scale bytes and zeros [rows] of the least error without compensation."""

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sampan.formats import COMPACT_FORMATS, MatrixFormat
-from sampan.quantize.compensate import Compensation, compensate_rows
+from sampan.quantize.compensate import Compensation, compensate_classes, compensate_rows
 from sampan.quantize.rounding import Array, round_rows
+from sampan.quantize.row_classes import RowClasses
 from sampan.quantize.statistics import MatrixInputs
 from sampan.weights.quantize import quantize
-from sampan.weights.repack import RoundRows
 
 RoundingMethod = Literal["nearest", "search", "compensate"]
 """`nearest`: each weight to the nearest value. `search`: scales and zeros that make the weighted squared
 error least. `compensate`: besides, later weights of a row make up for the errors in earlier ones,
-and all of them for errors in what the matrix is multiplied with, where these are known.
+and all of them for errors in what the matrix is multiplied with and in what its products are added to,
+where these are known.
 """
 
 
-def rounder(method: RoundingMethod, format: MatrixFormat, inputs: MatrixInputs | None = None) -> RoundRows:
-    """How to round a matrix of float weights to this format, whatever part of its rows.
+class RoundPart(Protocol):
+    """Turns the rows [rows, columns] of a matrix from `first_row` on, as many as there are, into records of a
+    format; `name` is for messages. Without a `first_row` it is a `RoundRows`, for the whole matrix.
+    """
+
+    def __call__(
+        self, rows: Array, format: MatrixFormat, name: str, first_row: int = 0, /
+    ) -> npt.NDArray[np.uint8]: ...
+
+
+def rounder(method: RoundingMethod, format: MatrixFormat, inputs: MatrixInputs | None = None) -> RoundPart:
+    """How to round a matrix of float weights to this format.
 
     `inputs`: what it is multiplied with on the calibration text; None where nothing is known, as for an
     expert that no token was sent to: then all columns count alike, and nothing can be compensated.
     """
     if method == "nearest" or format not in COMPACT_FORMATS:
-        return quantize
+        return _nearest
     if inputs is None:
         return partial(_searched, None)
     if method == "search":
         return partial(_searched, inputs.importance)
-    return partial(_compensated, Compensation.of(inputs.hessian), inputs.correction)
+    classes = None if inputs.output is None else RowClasses.of(inputs)
+    labels = None if classes is None else classes.labels
+    given = [
+        Compensation.of(hessian) for hessian in ([inputs.hessian] if classes is None else classes.hessians)
+    ]
+    return partial(_compensated, given, labels, inputs.correction, inputs.addition)
+
+
+def _nearest(rows: Array, format: MatrixFormat, name: str, _first_row: int = 0, /) -> npt.NDArray[np.uint8]:
+    return quantize(rows, format, name)
 
 
 def _searched(
-    importance: Array | None, rows: Array, format: MatrixFormat, name: str
+    importance: Array | None, rows: Array, format: MatrixFormat, name: str, _first_row: int = 0, /
 ) -> npt.NDArray[np.uint8]:
     return round_rows(rows, format, importance, name)
 
 
 def _compensated(
-    compensation: Compensation, correction: Array | None, rows: Array, format: MatrixFormat, name: str
+    given: Sequence[Compensation],
+    labels: npt.NDArray[np.intp] | None,
+    correction: Array | None,
+    addition: Array | None,
+    rows: Array,
+    format: MatrixFormat,
+    name: str,
+    first_row: int = 0,
+    /,
 ) -> npt.NDArray[np.uint8]:
     corrected = rows if correction is None else rows @ correction
-    return compensate_rows(corrected, format, compensation, name)
+    if addition is not None:
+        corrected = corrected + addition[first_row : first_row + len(rows)]
+    if labels is None:
+        return compensate_rows(corrected, format, given[0], name)
+    return compensate_classes(corrected, format, given, labels[first_row : first_row + len(rows)], name)

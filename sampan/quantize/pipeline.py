@@ -28,12 +28,12 @@ from sampan.quantize.auto import choices_for_size, forget_measurements, with_for
 from sampan.quantize.choose import Choice, requantized, uniform_choices, within_range
 from sampan.quantize.report import Decision, QuantizeReport, header_digest
 from sampan.quantize.settings import QuantizeSettings
-from sampan.quantize.texts import Windows, read_texts, token_windows
+from sampan.quantize.texts import Windows, default_tokens, read_texts, token_windows
 from sampan.quantize.write import Written, write_calibrated, write_unweighted
 from sampan.weights.pack_writer import PackContents
 
 # Raise it when the same request would give other bytes: what an older version left unfinished is begun anew.
-QUANTIZER_VERSION = 1
+QUANTIZER_VERSION = 2
 
 PACK_SUFFIX = ".pack"
 
@@ -81,7 +81,8 @@ def _texts(settings: QuantizeSettings) -> dict[str, str]:
 def _windows(checkpoint: Checkpoint, texts: Mapping[str, str], settings: QuantizeSettings) -> Windows:
     config = checkpoint.config
     tokenizer = Tokenizer(*import_tokenizer(checkpoint.source), config.vocab_size)
-    return token_windows(tokenizer, texts, config.context_length, settings.max_tokens)
+    tokens = settings.max_tokens or default_tokens(config.hidden_size)
+    return token_windows(tokenizer, texts, config.context_length, tokens)
 
 
 def _check_out(out: Path, force: bool) -> None:

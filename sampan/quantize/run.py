@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.errors import RequestError
-from sampan.quantize.settings import DEFAULT_TOKENS, QuantizeBits, QuantizeSettings
+from sampan.quantize.settings import QuantizeBits, QuantizeSettings
 
 if TYPE_CHECKING:
     from sampan.hub.home import Progress
@@ -22,7 +22,7 @@ def quantize(
     size: int | str | None = None,
     texts: Sequence[str | Path] = (),
     calibrate: bool | None = None,
-    max_tokens: int = DEFAULT_TOKENS,
+    max_tokens: int | None = None,
     compensate: bool | None = None,
     force: bool = False,
     threads: int | None = None,

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 QuantizeBits = Literal[4, 8, "auto"]
 
-DEFAULT_TOKENS = 16_384
-
 
 @dataclass(frozen=True)
 class QuantizeSettings:
@@ -24,15 +22,15 @@ class QuantizeSettings:
     pack has at most `size` bytes. `calibrate`: whether the weights are rounded for the activations that the
     calibration texts cause; None is yes, but no at 8 bits, which are rounded to nearest. `texts`: UTF-8 files
     in place of the texts that ship with Sampan. `max_tokens`: at most so many of their tokens are read, from
-    each text about as many. `compensate`: whether later weights of a row make up for the errors in earlier
-    ones; None is yes with calibration. `threads`: None is one per physical core.
+    each text about as many; None is `texts.default_tokens`. `compensate`: whether later weights of a row make
+    up for the errors in earlier ones; None is yes with calibration. `threads`: None is one per physical core.
     """
 
     bits: QuantizeBits = 4
     size: int | None = None
     texts: tuple[Path, ...] = ()
     calibrate: bool | None = None
-    max_tokens: int = DEFAULT_TOKENS
+    max_tokens: int | None = None
     compensate: bool | None = None
     threads: int | None = None
 

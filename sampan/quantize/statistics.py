@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +23,17 @@ _UNSEEN = 0.01
 # the same error costs in the output.
 _LOOKED_UP = 0.25
 # Added to the hessian's diagonal for a correction, of the diagonal's mean.
-_CORRECTION_DAMPING = 0.01
+_CORRECTION_DAMPING = 0.05
+# What these give is added to the hidden state as it is, unless a norm comes between.
+_ADDED = ("attention.output", "linear.output", "mlp.down")
+
+
+@dataclass(frozen=True, eq=False)
+class OutputMatrix:
+    """The unrounded matrix, float32 [rows, columns], whose products times `scale` are the logits."""
+
+    weights: Array
+    scale: float
 
 
 class MatrixInputs:
@@ -30,7 +41,9 @@ class MatrixInputs:
 
     `weights` [tokens], for an expert, is what each token's output counts for in the layer's; an error there
     counts by its square. Of a matrix that is `looked_up` as well, a tied embedding, rows are inputs
-    themselves. Sums are worked out when they are asked for, once.
+    themselves. `exact`, like `rows`: what the inputs are in a model that is not rounded. `lacking` [tokens,
+    rows of the matrix], float32: what should be added to its outputs. `output`: the matrix itself, where it
+    is the one that logits come from. Sums are worked out when they are asked for, once.
     """
 
     def __init__(
@@ -40,10 +53,15 @@ class MatrixInputs:
         *,
         looked_up: bool = False,
         exact: Array | None = None,
+        lacking: Array | None = None,
+        output: OutputMatrix | None = None,
     ) -> None:
         self.rows = rows
         self.weights = weights
         self.exact = exact
+        self.lacking = lacking
+        self.output = output
+        self.looked_up = looked_up
         self._everywhere = _LOOKED_UP if looked_up else 0.0
 
     @property
@@ -92,25 +110,39 @@ class MatrixInputs:
         """
         if self.exact is None:
             return None
+        exact = self.exact
+        correction = self._fitted(lambda part: exact[part] - self.rows[part], exact.shape[1])
+        correction[np.diag_indices(len(correction))] += 1
+        return correction
+
+    @cached_property
+    def addition(self) -> Array | None:
+        """What to add to the matrix before it is rounded, of its shape, so that its products with `rows` gain
+        what is `lacking`, in the same way; None where nothing is.
+        """
+        if self.lacking is None:
+            return None
+        return self._fitted(self.lacking.__getitem__, self.lacking.shape[1])
+
+    def _fitted(self, wanted: Callable[[slice], Array], outputs: int) -> Array:
+        """The least squares solution [outputs, columns] of solution rows^T = wanted^T, damped, and as much of
+        the way to it as there are tokens. `wanted` gives some rows of [tokens, outputs].
+        """
         columns = self.rows.shape[1]
-        lost = np.zeros((columns, columns), np.float64)
+        products = np.zeros((outputs, columns), np.float64)
         for start in range(0, len(self.rows), _CHUNK):
             part = slice(start, start + _CHUNK)
-            rows, exact = self.rows[part].astype(np.float64), self.exact[part].astype(np.float64)
+            rows = self.rows[part].astype(np.float64)
             if self.weights is not None:
-                squared = np.square(self.weights[part], dtype=np.float64)[:, None]
-                lost += (exact - rows).T @ (rows * squared)
-            else:
-                lost += (exact - rows).T @ rows
+                rows *= np.square(self.weights[part], dtype=np.float64)[:, None]
+            products += wanted(part).astype(np.float64).T @ rows
         hessian = self.hessian.astype(np.float64)
         hessian[np.diag_indices(columns)] += _CORRECTION_DAMPING * np.diag(hessian).mean()
         if not hessian.any():
-            return None
+            return np.zeros((outputs, columns), np.float32)
         # As many tokens as there are columns can be met exactly, whatever others would say.
         known = self.tokens / (self.tokens + columns)
-        correction = known * np.linalg.solve(hessian, lost.T / self.tokens).T
-        correction[np.diag_indices(columns)] += 1
-        return np.asarray(correction, np.float32)
+        return np.asarray(known * np.linalg.solve(hessian, products.T / self.tokens).T, np.float32)
 
     def _weighted_rows(self) -> Iterator[Array]:
         for start in range(0, len(self.rows), _CHUNK):
@@ -134,9 +166,10 @@ def read_inputs(
     ones before it. A tied embedding is visited as the output matrix, after its use for the tokens.
 
     With `exact`, the same model with weights that are not rounded, which reads along, inputs know what they
-    would be there, and each token keeps the experts that it has there. A tied embedding is then visited
-    first, with its inputs there, so that all others make up for what is lost in it; the texts are read once
-    more for that. An embedding that is not tied may be rounded before.
+    would be there, and each token keeps the experts that it has there. Where a matrix's outputs are added to
+    the hidden state as they are, its inputs know what the hidden state lacks of that there. A tied embedding
+    is then visited first, with its inputs there, so that all others make up for what is lost in it; the texts
+    are read once more for that. An embedding that is not tied may be rounded before.
 
     Returns the names that no token reached: experts, and an embedding that is not tied, whose use is no
     product. Memory: the inputs and outputs of all tokens for one matrix, keys and values of one layer, and
@@ -155,15 +188,24 @@ def read_inputs(
             aim = aims.get(name)
             # An expert's weight may be 0 in one of both, and then it is not asked there.
             aim = aim if aim is not None and aim.shape == rows.shape else None
-            known = MatrixInputs(rows, weights, looked_up=name == "embedding", exact=aim)
+            lacking = None
+            if name in residuals:
+                lacking = (residuals[name] - model.residual) / np.float32(config.residual_scale)
+            matrix = logit_matrix(exact) if exact is not None and name == output else None
+            known = MatrixInputs(
+                rows, weights, looked_up=name == "embedding", exact=aim, lacking=lacking, output=matrix
+            )
         visit(name, known)
 
     def observe_exact(name: str, rows: Array, _weights: Array | None) -> None:
         assert exact is not None
         exact.release("")
         aims[name] = rows
+        if name.endswith(_ADDED) and not config.sandwich_norms:
+            residuals[name] = exact.residual
 
     aims: dict[str, Array] = {}
+    residuals: dict[str, Array] = {}
     lengths = [len(text) for text in texts]
     ends = np.cumsum(lengths).tolist()
     tokens = np.concatenate(texts)
@@ -171,6 +213,9 @@ def read_inputs(
     output = "embedding" if config.tied_embeddings else "output"
     first = exact is not None and config.tied_embeddings
     steps = config.layer_count * (2 if first else 1)
+
+    def logit_matrix(twin: ReferenceModel) -> OutputMatrix:
+        return OutputMatrix(twin.output_matrix(), config.logit_scale)
 
     def through(twin: ReferenceModel, layer: int, hidden: Array) -> Array:
         spans = [
@@ -192,13 +237,15 @@ def read_inputs(
                 hidden = through(exact, layer, hidden)
                 advance(layer + 1)
             unreached.discard(output)
-            visit(output, MatrixInputs(exact.output_norm(hidden), looked_up=True))
+            inputs = exact.output_norm(hidden)
+            visit(output, MatrixInputs(inputs, looked_up=True, output=logit_matrix(exact)))
             model.release("")
         hidden = model.embed(tokens)
         aim = hidden if exact is None else exact.embed(tokens)
         for layer in layers:
             if exact is not None:
                 aims.clear()
+                residuals.clear()
                 exact.observe = observe_exact
                 aim = through(exact, layer, aim)
                 routes = exact.layer_routes(layer)

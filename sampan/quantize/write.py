@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from sampan.convert.convert import Conversion
 from sampan.formats import MatrixFormat
 from sampan.models.reference import ReferenceModel
-from sampan.quantize.methods import RoundingMethod, rounder
+from sampan.quantize.methods import RoundingMethod, RoundPart, rounder
 from sampan.quantize.statistics import MatrixInputs, read_inputs
 from sampan.weights.quantize import dequantize
 from sampan.weights.repack import RoundRows
@@ -71,22 +72,26 @@ def _write(conversion: Conversion, name: str, method: RoundingMethod, inputs: Ma
     if note is None:
         measured = _Measured(rounder(method, conversion.contents.matrices[name].format, inputs))
         tokens = None if inputs is None else inputs.tokens
-        note = conversion.write(name, measured, lambda: {"error": measured.error, "tokens": tokens})
+        note = conversion.write(name, measured.part, lambda: {"error": measured.error, "tokens": tokens})
     return Written(**note)
 
 
 class _Measured:
-    """`round_rows` with the error added up; may be called from several threads."""
+    """`round_part` with the error added up; may be called from several threads."""
 
-    def __init__(self, round_rows: RoundRows) -> None:
-        self._round_rows = round_rows
+    def __init__(self, round_part: RoundPart) -> None:
+        self._round_part = round_part
         self._lock = threading.Lock()
         self._squares: list[tuple[float, float]] = []
 
-    def __call__(
-        self, rows: npt.NDArray[np.float32], format: MatrixFormat, name: str
+    def part(self, first_row: int) -> RoundRows:
+        """How the rows from this one on are rounded."""
+        return partial(self._round, first_row)
+
+    def _round(
+        self, first_row: int, rows: npt.NDArray[np.float32], format: MatrixFormat, name: str
     ) -> npt.NDArray[np.uint8]:
-        packed = self._round_rows(rows, format, name)
+        packed = self._round_part(rows, format, name, first_row)
         off = dequantize(packed, format, *rows.shape)
         off -= rows
         squares = float(np.vdot(off, off)), float(np.vdot(rows, rows))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sampan.models.reference import ReferenceModel
+from sampan.formats import Q3C
+from sampan.models.reference import ReferenceModel, ReferenceSpan
+from sampan.quantize.methods import rounder
 from sampan.quantize.statistics import MatrixInputs, read_inputs
 from sampan.weights.detect import open_source
 from sampan.weights.layout import pack_layout
@@ -166,3 +168,68 @@ def test_a_correction_brings_products_nearer_to_the_exact_ones() -> None:
     assert same is not None
     np.testing.assert_allclose(same, np.eye(64), atol=1e-6)
     assert MatrixInputs(rows).correction is None
+
+
+def test_an_addition_gives_products_what_they_lack() -> None:
+    random = np.random.default_rng(4)
+    rows = random.normal(size=(900, 64)).astype(np.float32)
+    missing = random.normal(size=(48, 64)) * 0.1
+    lacking = (rows @ missing.T + random.normal(size=(900, 48)) * 0.02).astype(np.float32)
+    shares = random.uniform(0.1, 1, 900).astype(np.float32)
+    for weights in (None, shares):
+        addition = MatrixInputs(rows, weights, lacking=lacking).addition
+        assert addition is not None and addition.shape == missing.shape
+        assert np.square(lacking - rows @ addition.T).sum() < 0.1 * np.square(lacking).sum()
+    assert MatrixInputs(rows).addition is None
+    nothing = MatrixInputs(np.zeros_like(rows), lacking=lacking).addition
+    np.testing.assert_array_equal(nothing, 0)
+
+
+@pytest.mark.parametrize("case", ["llama", "minicpm", "qwen3_next", "gemma3", "qwen2_moe"])
+def test_what_is_added_to_the_hidden_state_knows_what_that_lacks(case: str) -> None:
+    """With all that precedes a residual's update rounded off to nothing, it lacks all of the exact state."""
+    exact = model_of(case)
+    config = exact.config
+    off = ReferenceModel(
+        config,
+        lambda name: exact._get["matrix"](name) * np.float32(1 if name == "embedding" else 0),
+        exact._get["vector"],
+    )
+    seen: dict[str, MatrixInputs] = {}
+    read_inputs(off, texts_of(case), seen.__setitem__, exact=model_of(case))
+    knowing = {name for name, inputs in seen.items() if inputs.lacking is not None}
+    if config.sandwich_norms:
+        assert not knowing
+        return
+    updates = ("attention.output", "linear.output", "mlp.down")
+    assert knowing == {name for name in seen if name.endswith(updates)}
+    texts = texts_of(case)
+    first = next(name for name in seen if name in knowing)
+    np.testing.assert_array_equal(seen[first].lacking, 0)
+    hidden = np.concatenate([_after_attention(exact, text) for text in texts])
+    down = seen.get("layers.0.mlp.down")
+    if down is not None:
+        start = np.concatenate([exact.embed(text) for text in texts])
+        expected = (hidden - start) / np.float32(config.residual_scale)
+        assert down.lacking is not None
+        np.testing.assert_allclose(down.lacking, expected, rtol=1e-3, atol=1e-4)
+
+
+def _after_attention(model: ReferenceModel, text: np.ndarray) -> np.ndarray:
+    """The hidden states between the two halves of the first layer."""
+    model.layer(0, model.embed(text), [ReferenceSpan(model.new_cache(), slice(0, len(text)))])
+    return model.residual
+
+
+def test_rows_are_rounded_alike_in_parts() -> None:
+    random = np.random.default_rng(5)
+    rows = random.normal(size=(300, 64)).astype(np.float32)
+    inputs = MatrixInputs(rows, exact=rows * 1.01, lacking=random.normal(size=(300, 48)).astype(np.float32))
+    matrix = random.normal(size=(48, 64)).astype(np.float32)
+    round_part = rounder("compensate", Q3C, inputs)
+    whole = round_part(matrix, Q3C, "a")
+    parts = [round_part(matrix[start : start + 16], Q3C, "a", start) for start in range(0, 48, 16)]
+    # Products of some rows and of all may differ in the last bit, and so a few codes.
+    assert (np.concatenate(parts) == whole).mean() > 0.95
+    parts = [round_part(matrix[start : start + 16], Q3C, "a", 0) for start in range(0, 48, 16)]
+    assert (np.concatenate(parts) == whole).mean() < 0.8
