@@ -85,10 +85,11 @@ def test_decoding_goes_on_while_a_long_prompt_is_read() -> None:
         steps += 1
     assert len(first.pending) == before + steps
     assert isinstance(engine.runner, ReferenceRunner)
-    parts = [(count, outputs) for _, count, outputs in engine.runner.spans[1:] if count > 1]
-    assert sum(count for count, _ in parts) == 30
-    assert all(4 <= count <= 7 for count, _ in parts[:-1])
-    assert [outputs for _, outputs in parts] == ["none"] * (len(parts) - 1) + ["last"]
+    # How long the parts are depends on how long steps take; the last one may be a single token.
+    parts = [count for _, count, outputs in engine.runner.spans if outputs == "none"]
+    assert all(4 <= count <= 7 for count in parts)
+    assert 1 <= 30 - sum(parts) <= 7
+    assert (sum(parts), 30 - sum(parts), "last") in engine.runner.spans
 
 
 def test_streams_read_in_turns_share_steps() -> None:

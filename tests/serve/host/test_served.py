@@ -146,6 +146,8 @@ def test_a_step_that_fails_tells_every_reader(roomy_folder: Path) -> None:
 
         failing.advance = advance  # type: ignore[method-assign]
         reader = asyncio.create_task(outputs_of(served, other))
+        while not served.model.engine.has_work:
+            await asyncio.sleep(0)
         with pytest.raises(MemoryError, match="no room"):
             await outputs_of(served, failing)
         with pytest.raises(MemoryError, match="no room"):
