@@ -58,8 +58,9 @@ EXPORT_CASES: tuple[tuple[str, Bits], ...] = (
 
 
 def case_pack(case: str, bits: Bits, folder: Path) -> Path:
-    """The pack of such a case; of 4 bits, the trained model has the format that `sampan quantize` gives."""
-    if case != "moe-10m":
+    """The pack of such a case; of 4 bits, trained models have the formats that `sampan quantize` gives."""
+    if not (ASSETS / case).is_dir():
         return golden_pack(case, folder, bits)
     few = Q8 if bits == 8 else Q4C
-    return pack_in_formats(ASSETS / case, folder / "moe.pack", lambda name: Q8 if is_protected(name) else few)
+    out = folder / f"{case}.{bits}.pack"
+    return pack_in_formats(ASSETS / case, out, lambda name: Q8 if is_protected(name) else few)

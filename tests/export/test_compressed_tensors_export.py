@@ -71,6 +71,18 @@ def test_transformers_computes_the_same(case: str, bits: int, tmp_path: Path) ->
     assert np.sqrt(np.square(error).mean()) < LARGEST_ERROR * expected.std()
 
 
+def test_vllm_computes_the_same(tmp_path: Path) -> None:
+    """Log probabilities by scripts/make_vllm_golden.py, of the same export in float16."""
+    with closing(Pack.open(case_pack("dense-4m", 4, tmp_path))) as pack:
+        export_compressed_tensors(pack, tmp_path / "out")
+    with np.load(GOLDEN / "vllm.npz") as data:
+        tokens, lengths, expected = data["tokens"], data["lengths"], data["log_probabilities"]
+    with closing(open_source(as_plain_folder(tmp_path / "out", tmp_path / "plain"))) as source:
+        logits = ReferenceModel.from_source(source).forward(tokens)[lengths - 1]
+    error = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True) - expected
+    assert np.sqrt(np.square(error).mean()) < LARGEST_ERROR * logits.std()
+
+
 def test_symmetric_weights_lose_nothing(tmp_path: Path) -> None:
     """As those of Q4_0 are."""
     convert(write_gguf(tmp_path / "m.gguf", gguf_weights(), "Q4_0"), tmp_path / "m.pack")

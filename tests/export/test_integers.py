@@ -57,7 +57,7 @@ def test_others_are_rounded_within_a_step(
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 1 << 30), power=st.integers(-30, 18))
+@given(seed=st.integers(0, 1 << 30), power=st.integers(-30, 24))
 def test_four_bits_beat_the_scale_that_spans_a_group(seed: int, power: int) -> None:
     weights = (np.random.default_rng(seed).normal(0, 1, (16, COLUMNS)) * 2.0**power).astype(np.float32)
     groups = weights.reshape(16, 2, 32)
@@ -66,9 +66,9 @@ def test_four_bits_beat_the_scale_that_spans_a_group(seed: int, power: int) -> N
     found = round_to_integers(weights, 4)
     assert np.isfinite(found.scale).all()
     error = np.square(found.values() - weights).sum()
-    if power >= -12:
+    if -12 <= power <= 15:
         assert error < np.square(plain - groups).sum()
-    # Below float16's reach nothing grows.
+    # Beyond float16's reach, nothing is worse than no weights at all.
     assert error <= np.square(weights).sum()
 
 
