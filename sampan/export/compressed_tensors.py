@@ -1,8 +1,8 @@
 """A pack to a Hugging Face folder with integer weights, as the compressed-tensors library packs them.
 
 The format is `pack-quantized` of https://github.com/vllm-project/compressed-tensors: in place of a module's
-`weight` there are `weight_packed`, `weight_scale`, `weight_shape` and, where zeros are not all the middle
-code, `weight_zero_point`. Modules are quantized alike or, when listed as ignored, not at all.
+`weight` there are `weight_packed`, `weight_scale` and `weight_shape`. Modules are quantized alike or, when
+listed as ignored, not at all.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,63 +21,26 @@ from gguf.quants import quantize as gguf_quantize
 from sampan.convert.policy import is_protected
 from sampan.errors import UnsupportedError
 from sampan.export.agreement import DescribedSource, require_agreement
-from sampan.export.gguf_blocks import fits_q4_0
 from sampan.export.huggingface_config import huggingface_config
 from sampan.export.huggingface_tokenizer import tokenizer_files
-from sampan.export.integers import Integers, as_integers, pack_codes, pack_zeros, round_to_integers
+from sampan.export.integers import ExportBits, Integers, as_integers, pack_codes, round_to_integers
 from sampan.export.loss import Losses
 from sampan.export.output import new_output, refuse_existing
 from sampan.export.safetensors_file import ShardedWriter, StoredTensor
 from sampan.export.tensors import CheckpointTensor, checkpoint_tensors, vector_values
-from sampan.formats import BLOCK_ROWS, GROUP_SIZE, Q4, Q8
+from sampan.formats import BLOCK_ROWS, GROUP_SIZE, Q8
 from sampan.hub.home import Progress, require_space
 from sampan.models.plan import transposed_blocks
 from sampan.weights.pack import Pack
 from sampan.weights.source import TensorInfo
 
-ExportBits = Literal[4, 8]
-
 _CHUNK_WEIGHTS = 1 << 22
 # Above what floats of 16 bits change.
 _MUCH = 0.01
-_CODES_OF_A_WORD = 8
 # A module of its own even where it shares the embedding's matrix.
 _OUTPUT = "lm_head"
 # Vectors of the pack that are matrices of a module each.
 _MODULES = (".router", ".shared_gate")
-
-
-@dataclass(frozen=True)
-class _Scheme:
-    """How all quantized modules are: `symmetric` when every zero is the middle code and is not stored."""
-
-    bits: ExportBits
-    symmetric: bool
-
-    def config(self, ignored: list[str]) -> dict[str, Any]:
-        """The `quantization_config` of config.json."""
-        weights = {
-            "num_bits": self.bits,
-            "type": "int",
-            "symmetric": self.symmetric,
-            "strategy": "group",
-            "group_size": GROUP_SIZE,
-            "dynamic": False,
-        }
-        group = {
-            "targets": ["Linear"],
-            "weights": weights,
-            "input_activations": None,
-            "output_activations": None,
-        }
-        return {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "quantization_status": "compressed",
-            "config_groups": {"group_0": group},
-            "ignore": ignored,
-            "kv_cache_scheme": None,
-        }
 
 
 def export_compressed_tensors(
@@ -86,7 +48,7 @@ def export_compressed_tensors(
 ) -> tuple[Losses, list[str]]:
     """Write a pack as a Hugging Face folder, and say what of it whole numbers could not hold, and notes.
 
-    Weights of at most 4 bits become 4 bits with whole zeros, those of 8 bits stay as they are; `bits` makes
+    Weights of at most 4 bits become symmetric ones of 4 bits, those of 8 bits stay as they are; `bits` makes
     all of them the one or the other, and is needed when a pack has both. Embedding and output are not
     quantized, nor what decides a linear layer's memory. FormatError for a pack without a tokenizer,
     UnsupportedError for a model that transformers has not, or a mixed pack, StorageError when `out` exists
@@ -96,7 +58,8 @@ def export_compressed_tensors(
     config = huggingface_config(pack.config)
     tensors = checkpoint_tensors("safetensors", pack.config)
     quantized = {t.name for t in tensors if t.is_matrix and not any(is_protected(name) for name in t.names)}
-    scheme = _scheme(pack, [name for t in tensors if t.name in quantized for name in t.names], bits)
+    if bits is None:
+        bits = _bits_of(pack, [name for t in tensors if t.name in quantized for name in t.names])
     shapes = {tensor.name: _shape(tensor) for tensor in tensors}
     infos = {name: TensorInfo(name, shape, "F32", 0) for name, shape in shapes.items()}
     described = DescribedSource("safetensors", out, config, infos, {})
@@ -109,12 +72,12 @@ def export_compressed_tensors(
     files = tokenizer_files(pack)
     ids = json.loads(files["generation_config.json"])
     config |= {name: ids[name] for name in ("bos_token_id", "eos_token_id") if name in ids}
-    config["quantization_config"] = scheme.config(sorted(ignored | {_OUTPUT}))
+    config["quantization_config"] = _quantization_config(bits, sorted(ignored | {_OUTPUT}))
     losses = Losses()
-    source = _Source(pack, scheme, losses)
+    source = _Source(pack, bits, losses)
     with new_output(out) as folder:
         plan = {
-            tensor.name: _stored(tensor, tensor.name in quantized, scheme, shapes[tensor.name], source)
+            tensor.name: _stored(tensor, tensor.name in quantized, bits, shapes[tensor.name], source)
             for tensor in tensors
         }
         writer = ShardedWriter(folder, plan.values())
@@ -133,41 +96,51 @@ def export_compressed_tensors(
         files["config.json"] = _json(config)
         for name, content in files.items():
             (folder / name).write_bytes(content)
-    return losses, _notes(pack, scheme, losses)
+    return losses, _notes(bits, losses)
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _scheme(pack: Pack, names: list[str], bits: ExportBits | None) -> _Scheme:
+def _quantization_config(bits: ExportBits, ignored: list[str]) -> dict[str, Any]:
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": GROUP_SIZE,
+        "dynamic": False,
+    }
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ignored,
+        "kv_cache_scheme": None,
+    }
+
+
+def _bits_of(pack: Pack, names: list[str]) -> ExportBits:
     formats = Counter(pack.matrices[name].format for name in names)
-    if bits is None:
-        if len({format is Q8 for format in formats}) > 1:
-            counts = ", ".join(f"{count} of {format.name}" for format, count in formats.most_common())
-            raise UnsupportedError(
-                f"{pack.path}: its matrices have several precisions ({counts}), and a compressed-tensors"
-                " checkpoint has one; ask for 8 bits (--bits 8), which change them least, or for 4"
-            )
-        bits = 8 if Q8 in formats else 4
-    symmetric = bits == 8 or (
-        formats.keys() == {Q4} and all(fits_q4_0(pack.matrix_bytes(name)) for name in names)
-    )
-    return _Scheme(bits, symmetric)
-
-
-def _notes(pack: Pack, scheme: _Scheme, losses: Losses) -> list[str]:
-    if scheme.symmetric:
-        return []
-    notes = ["transformers loads weights with zeros only with CompressedTensorsConfig(dequantize=True)"]
-    if any(pack.config.sparse_layers):
-        notes = ["vLLM loads experts with zeros, transformers does not; 8 bits (--bits 8) load in both"]
-    if max(losses.relative.values(), default=0.0) > _MUCH:
-        notes.append(
-            "zeros of 4 bits are whole numbers, to which these weights had to be rounded; 8 bits (--bits 8) "
-            "change them far less"
+    if len({format is Q8 for format in formats}) > 1:
+        counts = ", ".join(f"{count} of {format.name}" for format, count in formats.most_common())
+        raise UnsupportedError(
+            f"{pack.path}: its matrices have several precisions ({counts}), and a compressed-tensors"
+            " checkpoint has one; ask for 8 bits (--bits 8), which change them least, or for 4"
         )
-    return notes
+    return 8 if Q8 in formats else 4
+
+
+def _notes(bits: ExportBits, losses: Losses) -> list[str]:
+    if bits == 8 or max(losses.relative.values(), default=0.0) < _MUCH:
+        return []
+    return [
+        "4 bits have no zeros or minimums there, so these weights were rounded once more; 8 bits (--bits 8) "
+        "change them far less"
+    ]
 
 
 def _shape(tensor: CheckpointTensor) -> tuple[int, ...]:
@@ -177,43 +150,35 @@ def _shape(tensor: CheckpointTensor) -> tuple[int, ...]:
 
 
 def _stored(
-    tensor: CheckpointTensor, quantized: bool, scheme: _Scheme, shape: tuple[int, ...], source: _Source
+    tensor: CheckpointTensor, quantized: bool, bits: ExportBits, shape: tuple[int, ...], source: _Source
 ) -> list[StoredTensor]:
     if not quantized:
         dtype = "BF16" if tensor.is_matrix or source.is_bfloat16(tensor) else "F32"
         return [StoredTensor(tensor.name, dtype, shape)]
     rows, columns = shape
-    groups = columns // GROUP_SIZE
     name = tensor.name.removesuffix(".weight")
-    stored = [
-        StoredTensor(f"{name}.weight_packed", "I32", (rows, columns * scheme.bits // 32)),
-        StoredTensor(f"{name}.weight_scale", "F16", (rows, groups)),
+    return [
+        StoredTensor(f"{name}.weight_packed", "I32", (rows, columns * bits // 32)),
+        StoredTensor(f"{name}.weight_scale", "F16", (rows, columns // GROUP_SIZE)),
         StoredTensor(f"{name}.weight_shape", "I64", (2,)),
     ]
-    if not scheme.symmetric:
-        stored.append(
-            StoredTensor(f"{name}.weight_zero_point", "I32", (-(-rows // _CODES_OF_A_WORD), groups))
-        )
-    return stored
 
 
 class _Source:
     """What is written of each tensor, converted a bounded number of rows at a time."""
 
-    def __init__(self, pack: Pack, scheme: _Scheme, losses: Losses) -> None:
+    def __init__(self, pack: Pack, bits: ExportBits, losses: Losses) -> None:
         self._pack = pack
-        self._scheme = scheme
+        self._bits = bits
         self._losses = losses
 
     def data(self, tensor: CheckpointTensor, quantized: bool) -> Iterator[npt.NDArray[Any]]:
         """The arrays of a tensor, in the order of `_stored`."""
         if quantized:
             integers = self._integers(tensor)
-            yield pack_codes(integers)
+            yield pack_codes(integers.codes, self._bits)
             yield integers.scale
             yield np.array(tensor.shape, np.int64)
-            if not self._scheme.symmetric:
-                yield pack_zeros(integers.zero)
         elif tensor.is_matrix:
             yield self._bfloat16(tensor)
         else:
@@ -229,17 +194,12 @@ class _Source:
 
     def _integers(self, tensor: CheckpointTensor) -> Integers:
         rows, columns = tensor.shape
-        code_type = np.int8 if self._scheme.bits == 8 else np.uint8
-        groups = columns // GROUP_SIZE
         whole = Integers(
-            np.empty((rows, columns), code_type),
-            np.empty((rows, groups), np.float16),
-            np.empty((rows, groups), np.uint8),
+            np.empty((rows, columns), np.int8), np.empty((rows, columns // GROUP_SIZE), np.float16)
         )
         for places, integers, values in self._chunks(tensor):
             whole.codes[places] = integers.codes
             whole.scale[places] = integers.scale
-            whole.zero[places] = integers.zero
             if values is not None:
                 self._losses.add(tensor.name, values, integers.values())
         return whole
@@ -248,7 +208,7 @@ class _Source:
         self, tensor: CheckpointTensor
     ) -> Iterator[tuple[npt.NDArray[np.intp], Integers, npt.NDArray[np.float32] | None]]:
         """(rows of the tensor, what is written there, the weights themselves unless those are the same)."""
-        bits = self._scheme.bits
+        bits = self._bits
         if any(piece.planned.transposed for piece in tensor.pieces):
             values = self._dense(tensor)
             yield np.arange(len(values)), round_to_integers(values, bits), values

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sampan.errors import RequestError
-from sampan.export.compressed_tensors import ExportBits, export_compressed_tensors
+from sampan.export.compressed_tensors import export_compressed_tensors
 from sampan.export.gguf_export import export_gguf
+from sampan.export.integers import ExportBits
 from sampan.hub.home import Progress
 from sampan.weights.pack import Pack
 

@@ -40,7 +40,8 @@ def test_it_says_it_to_programs(pack: Path, tmp_path: Path) -> None:
     assert report["nbytes"] == sum(path.stat().st_size for path in out.iterdir())
     changes = list(report["changed"].values())
     assert changes == sorted(changes, reverse=True) and len(changes) == 15
-    assert "dequantize=True" in report["notes"][0]
+    (note,) = report["notes"]
+    assert "8 bits (--bits 8) change them far less" in note
 
 
 @pytest.mark.parametrize(

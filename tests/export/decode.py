@@ -46,16 +46,14 @@ def weights_of(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
     for name, values in tensors.items():
         module = name.removesuffix(".weight_packed")
         if module == name:
-            if not name.endswith((".weight_scale", ".weight_shape", ".weight_zero_point")):
+            if not name.endswith((".weight_scale", ".weight_shape")):
                 weights[name] = values.astype(np.float32)
             continue
         rows, columns = tensors[f"{module}.weight_shape"].tolist()
         scale = tensors[f"{module}.weight_scale"].astype(np.float32)
+        assert scheme["symmetric"]
         codes = unpacked(values, scheme["num_bits"], columns)
-        zeros = np.zeros(scale.shape, np.int64)
-        if not scheme["symmetric"]:
-            zeros = unpacked(tensors[f"{module}.weight_zero_point"].T, scheme["num_bits"], rows).T
-        groups = codes.reshape(rows, -1, scheme["group_size"]) - zeros[..., None]
+        groups = codes.reshape(rows, -1, scheme["group_size"])
         weights[f"{module}.weight"] = (groups * scale[..., None]).astype(np.float32).reshape(rows, columns)
     return weights
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sampan.convert.checkpoint import open_checkpoint
 from sampan.convert.convert import convert, open_conversion, pack_contents
-from sampan.formats import MatrixFormat
+from sampan.convert.policy import is_protected
+from sampan.formats import Q4C, Q8, MatrixFormat
 from sampan.weights.repack import Bits
 from tests.models.model_files import copy_with_config, golden_config, hub_tokenizer
 
@@ -44,7 +45,7 @@ def pack_in_formats(source: Path, pack: Path, choose: Callable[[str], MatrixForm
     return pack
 
 
-# Of which transformers computed logits: dense and sparse models of 8 bits, a dense one of 4 bits with zeros.
+# Of which transformers computed logits: dense and sparse models of 8 bits and of 4.
 EXPORT_CASES: tuple[tuple[str, Bits], ...] = (
     ("llama", 4),
     ("gemma3", 8),
@@ -52,12 +53,14 @@ EXPORT_CASES: tuple[tuple[str, Bits], ...] = (
     ("qwen3_next", 8),
     ("deepseek_v3", 8),
     ("moe-10m", 8),
+    ("moe-10m", 4),
 )
 
 
 def case_pack(case: str, bits: Bits, folder: Path) -> Path:
-    """The pack of such a case."""
-    if case != "moe-10m":
+    """The pack of such a case; of 4 bits, trained models have the formats that `sampan quantize` gives."""
+    if not (ASSETS / case).is_dir():
         return golden_pack(case, folder, bits)
-    convert(ASSETS / case, folder / "moe.pack", bits=bits)
-    return folder / "moe.pack"
+    few = Q8 if bits == 8 else Q4C
+    out = folder / f"{case}.{bits}.pack"
+    return pack_in_formats(ASSETS / case, out, lambda name: Q8 if is_protected(name) else few)
