@@ -117,6 +117,10 @@ def report_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("calibration", f"{sum(texts.values())} tokens of {', '.join(texts)}"))
     else:
         facts.append(("calibration", "none"))
+    # Reports of earlier versions have none.
+    divergence = report.get("calibration_kl")
+    if divergence is not None:
+        facts.append(("KL there", f"{divergence:.2g} nats, the mean of all rounding together"))
     unreached = report["unreached_experts"]
     if unreached:
         facts.append(("not reached", f"{len(unreached)} experts, rounded without it: {', '.join(unreached)}"))

@@ -57,8 +57,8 @@ def quantize_pair(low: Any, high: Any, x: int, scale_address: int, plane: int, w
     """Quantize 32 floats (two vectors) with scale = max|v| / 127: 32 int8 at `x`. With `wide`, scale = max|v|
     / 16256 and each number is 128 * a + b: 32 int8 of a, then 32 of b.
 
-    The scale (float32) goes to `scale_address`, scale * sum of the codes one plane further on, and the sum
-    (int32) two.
+    The scale (float32) goes to `scale_address`, scale * sum of the codes one plane further on, and minus the
+    sum (int32) two.
     """
     largest = reduce_max(vector_max(vector_abs(low), vector_abs(high)))
     limit = _WIDE_LIMIT if wide else _INT8_LIMIT
@@ -76,7 +76,7 @@ def quantize_pair(low: Any, high: Any, x: int, scale_address: int, plane: int, w
     total = reduce_add(low_codes + high_codes)
     store_scalar_f32(scale_address, scale)
     store_scalar_f32(scale_address + plane, scale * total)
-    store_scalar_i32(scale_address + 2 * plane, np.int64(total))
+    store_scalar_i32(scale_address + 2 * plane, np.int64(-total))
 
 
 @kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from sampan.quantize.choose import Choice, requantized, uniform_choices, within_
 from sampan.quantize.report import Decision, QuantizeReport, header_digest
 from sampan.quantize.settings import QuantizeSettings
 from sampan.quantize.texts import FEWEST_TOKENS, Windows, default_tokens, read_texts, token_windows
-from sampan.quantize.write import Written, write_calibrated, write_unweighted
+from sampan.quantize.write import Calibrated, write_calibrated, write_unweighted
 from sampan.weights.pack_writer import PackContents
 
 # Raise it when the same request would give other bytes: what an older version left unfinished is begun anew.
@@ -123,10 +123,10 @@ class _Quantization:
             progress=self.progress,
         ) as conversion:
             if self.windows:
-                written, unreached = write_calibrated(conversion, self._pieces, self.settings.method)
+                rounded = write_calibrated(conversion, self._pieces, self.settings.method)
             else:
-                written, unreached = write_unweighted(conversion, choices), frozenset()
-            report = self._report(contents, choices, written, unreached)
+                rounded = Calibrated(write_unweighted(conversion, choices))
+            report = self._report(contents, choices, rounded)
             report.write()
         return report
 
@@ -187,13 +187,9 @@ class _Quantization:
         return self._measured_on() | {"bits": self.settings.bits, "size": self.settings.size}
 
     def _report(
-        self,
-        contents: PackContents,
-        choices: Mapping[str, Choice],
-        written: Mapping[str, Written],
-        unreached: Collection[str],
+        self, contents: PackContents, choices: Mapping[str, Choice], rounded: Calibrated
     ) -> QuantizeReport:
-        matrices = contents.matrices
+        matrices, written = contents.matrices, rounded.written
         weights = sum(matrix.rows * matrix.columns for matrix in matrices.values())
         return QuantizeReport(
             source=self.reference,
@@ -204,8 +200,9 @@ class _Quantization:
             matrix_bytes=contents.matrix_bytes,
             bits_per_weight=8 * contents.matrix_bytes / weights,
             calibration=_token_counts(self.windows),
+            calibration_kl=rounded.divergence,
             unreached_experts=tuple(
-                record for record, parts in contents.records.items() if parts[0] in unreached
+                record for record, parts in contents.records.items() if parts[0] in rounded.unreached
             ),
             notes=tuple(self._notes(choices)),
             header=header_digest(contents.header),

@@ -23,8 +23,8 @@ class Decision:
     """How one matrix is stored.
 
     `bits`: bits per weight, scales included. `error`: sum of squared errors over sum of squares, of its
-    weights. `damage`: what it adds to the mean KL divergence in nats, where that was measured. `tokens`: how
-    many calibration tokens it was rounded for, None without calibration. `why`: in words.
+    weights. `damage`: what it adds to the mean KL divergence in nats by itself, where that was measured.
+    `tokens`: how many calibration tokens it was rounded for, None without calibration. `why`: in words.
     """
 
     name: str
@@ -45,8 +45,10 @@ class QuantizeReport:
 
     `bits` and `size`: what was asked for. `pack_bytes`: of the whole file; `matrix_bytes`: of its matrices;
     `bits_per_weight`: over all of them. `calibration`: tokens read of each text; empty without calibration.
-    `unreached_experts`: those that calibration sent no token to, rounded without weights. `notes`: what the
-    person should know. `header`: the SHA-256 of the pack's header, which says whose report this is.
+    `calibration_kl`: the mean KL divergence of all rounding together there, in nats, every token with the
+    experts that it had; None without compensation. `unreached_experts`: those that calibration sent no token
+    to, rounded without weights. `notes`: what the person should know. `header`: the SHA-256 of the pack's
+    header, which says whose report this is.
     """
 
     source: str
@@ -57,6 +59,7 @@ class QuantizeReport:
     matrix_bytes: int
     bits_per_weight: float
     calibration: Mapping[str, int]
+    calibration_kl: float | None
     unreached_experts: tuple[str, ...]
     notes: tuple[str, ...]
     header: str

@@ -157,6 +157,7 @@ def read_inputs(
     progress: Progress | None = None,
     *,
     exact: ReferenceModel | None = None,
+    finish: Callable[[Array, Array], None] | None = None,
 ) -> frozenset[str]:
     """Read texts, token ids [n] each on its own, and hand every matrix that they reach to `visit`, in the
     order of use: layer by layer, the output matrix last, by the name under which the pack has it.
@@ -169,7 +170,8 @@ def read_inputs(
     would be there, and each token keeps the experts that it has there. Where a matrix's outputs are added to
     the hidden state as they are, its inputs know what the hidden state lacks of that there. A tied embedding
     is then visited first, with its inputs there, so that all others make up for what is lost in it; the texts
-    are read once more for that. An embedding that is not tied may be rounded before.
+    are read once more for that. An embedding that is not tied may be rounded before. When all have been
+    visited, `finish` gets what the last layer gives in the model and in the exact one, [tokens, hidden_size].
 
     Returns the names that no token reached: experts, and an embedding that is not tied, whose use is no
     product. Memory: the inputs and outputs of all tokens for one matrix, keys and values of one layer, and
@@ -263,4 +265,6 @@ def read_inputs(
         if exact is not None:
             exact.observe = None
             exact.release("")
+    if finish is not None and exact is not None:
+        finish(hidden, aim)
     return frozenset(unreached)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from sampan.convert.convert import Conversion
 from sampan.formats import MatrixFormat
 from sampan.models.reference import ReferenceModel
+from sampan.quantize.divergence import mean_divergence
 from sampan.quantize.methods import RoundingMethod, RoundPart, rounder
-from sampan.quantize.statistics import MatrixInputs, read_inputs
+from sampan.quantize.statistics import Array, MatrixInputs, read_inputs
 from sampan.weights.quantize import dequantize
 from sampan.weights.repack import RoundRows
 
@@ -29,6 +30,17 @@ class Written:
     tokens: int | None = None
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """All matrices in the pack. `unreached`: those that no token reached, by name. `divergence`: the mean KL
+    divergence of all of them together on the calibration text, in nats, where the float model read along.
+    """
+
+    written: dict[str, Written]
+    unreached: frozenset[str] = frozenset()
+    divergence: float | None = None
+
+
 def write_unweighted(conversion: Conversion, names: Iterable[str]) -> dict[str, Written]:
     """Write these matrices, the scale and zero of each group chosen for the least squared error."""
     return {name: _write(conversion, name, "search", None) for name in names}
@@ -36,11 +48,10 @@ def write_unweighted(conversion: Conversion, names: Iterable[str]) -> dict[str, 
 
 def write_calibrated(
     conversion: Conversion, windows: Sequence[npt.NDArray[np.int32]], method: RoundingMethod
-) -> tuple[dict[str, Written], frozenset[str]]:
+) -> Calibrated:
     """Write every matrix as the model reads the windows and comes to it: its inputs are what the matrices
     before it, rounded already, make of the tokens. With compensation the float model reads along, and what is
-    lost in one matrix is made up for by those behind it. What no token reaches is written unweighted; the
-    names of these come second.
+    lost in one matrix is made up for by those behind it. What no token reaches is written unweighted.
 
     A run that goes on with what another left reads the windows again, and so finds the same inputs.
     """
@@ -54,6 +65,12 @@ def write_calibrated(
     def visit(name: str, inputs: MatrixInputs) -> None:
         written[name] = _write(conversion, name, method, inputs)
 
+    divergences: list[float] = []
+
+    def finish(hidden: Array, aim: Array) -> None:
+        assert exact is not None
+        divergences.append(mean_divergence(exact, aim, model, hidden))
+
     context = max(map(len, windows))
     model = ReferenceModel(checkpoint.config, matrix, checkpoint.vector, context)
     exact = None
@@ -61,9 +78,9 @@ def write_calibrated(
         exact = ReferenceModel(checkpoint.config, checkpoint.matrix, checkpoint.vector, context)
         if not checkpoint.config.tied_embeddings:
             written |= write_unweighted(conversion, ["embedding"])
-    unreached = read_inputs(model, windows, visit, exact=exact)
+    unreached = read_inputs(model, windows, visit, exact=exact, finish=finish)
     written |= write_unweighted(conversion, sorted(unreached - written.keys()))
-    return written, unreached
+    return Calibrated(written, unreached, divergences[0] if divergences else None)
 
 
 def _write(conversion: Conversion, name: str, method: RoundingMethod, inputs: MatrixInputs | None) -> Written:

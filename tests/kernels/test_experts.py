@@ -229,7 +229,7 @@ def _quantized_rows(values: Array, wide: bool) -> _Rows:
     sums = numbers.reshape(tokens, -1, 32).sum(axis=2)
     rows.planes[0, :tokens] = scales
     rows.planes[1, :tokens] = scales * sums.astype(np.float32)
-    rows.planes[2, :tokens] = sums.astype(np.int32).view(np.float32)
+    rows.planes[2, :tokens] = (-sums).astype(np.int32).view(np.float32)
     return rows
 
 

@@ -151,7 +151,7 @@ def test_quantize(wide: bool, tokens: int, groups: int, seed: int, scale: float)
     np.testing.assert_array_equal(a.numbers, codes)
     np.testing.assert_array_equal(a.scales, scales)
     sums = codes.reshape(tokens, groups, 32).sum(axis=2)
-    np.testing.assert_array_equal(a.planes[2, :tokens].view(np.int32), sums)
+    np.testing.assert_array_equal(a.planes[2, :tokens].view(np.int32), -sums)
     weighted = scales.astype(np.float64) * sums
     limit = 1e-6 * np.abs(weighted).max(initial=0)
     np.testing.assert_allclose(a.planes[1, :tokens], weighted, rtol=0, atol=limit)

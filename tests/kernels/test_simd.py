@@ -20,11 +20,14 @@ from sampan.kernels.simd import (
     dot_signed,
     finish_low,
     finish_resumed,
+    join_sums,
     keep_lanes,
     load_byte_columns,
     load_f16_columns,
     load_f32,
     load_tile,
+    load_u8_words,
+    lower_sums,
     reduce_add,
     reduce_max,
     resume_low,
@@ -41,6 +44,7 @@ from sampan.kernels.simd import (
     store_pairs_i8,
     store_rounded_i8,
     store_tile,
+    take_zeros,
     zero_tile,
 )
 from sampan.kernels.simd.emulation import exponent_of_two as exponent_twin
@@ -237,7 +241,7 @@ def test_dot_products_are_exact(seed: int, extreme: bool, wide: bool) -> None:
     weights = aligned(np.stack([low, signed], axis=1).astype(np.int8))
     codes = aligned(parts.astype(np.int8))
     np.testing.assert_array_equal(codes, parts)
-    totals = aligned(x.reshape(3, 32).sum(axis=1).astype(np.int32))
+    totals = aligned(-x.reshape(3, 32).sum(axis=1).astype(np.int32))
     ones = aligned(np.ones(32, np.float32))
     out_low, out_signed = zeros((3, 2, 16), np.float32), zeros((3, 2, 16), np.float32)
     _dots(
@@ -251,3 +255,45 @@ def test_dot_products_are_exact(seed: int, extreme: bool, wide: bool) -> None:
     )
     np.testing.assert_array_equal(out_low, np.einsum("cqri,tqi->tcr", low, x).astype(np.float32))
     np.testing.assert_array_equal(out_signed, np.einsum("cqri,tqi->tcr", signed, x).astype(np.float32))
+
+
+@kernel
+def _integer_steps(
+    weights: int, codes: int, zeros: int, totals: int, ones: int, wide: int, lowered: int, taken: int
+) -> None:
+    """In two tiles: all sums of one column of weights of 4 bits, in eights; and 4 of them less the zeros."""
+    sums = start_low(3, 1)
+    for quad in range(8):
+        sums = dot_low(sums, load_byte_columns(1, weights + quad * 64, 0), codes + quad * 4, 32)
+    sums = finish_low(sums)
+    nines = join_sums(sums, sums, 3)
+    scale = load_tile(1, 1, ones, 0)
+    store_tile(
+        lowered, 64, 3, add_group(zero_tile(3, 1), lower_sums(join_sums(sums, nines, 3), 4), scale, ones, 0)
+    )
+    words = load_u8_words(1, zeros, 0)
+    if wide:
+        steps = take_zeros(nines, 2, words, totals, 4, True)
+    else:
+        steps = take_zeros(nines, 2, words, totals, 4, False)
+    store_tile(taken, 64, 3, add_group(zero_tile(3, 1), steps, scale, ones, 0))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_integer_sums_are_exact(seed: int, wide: bool) -> None:
+    random = np.random.default_rng(seed)
+    # Sixteens, so that what is lowered by four places has zeros there.
+    weights = aligned(random.integers(0, 16, (8, 16, 4)).astype(np.int8))
+    codes = aligned((random.integers(-7, 8, (3, 8, 4)) * 16).astype(np.int8))
+    zeros_ = aligned(random.integers(0, 256, 16).astype(np.uint8))
+    largest = 127 * 128 * 32 if wide else 127 * 32
+    totals = aligned(random.choice([-largest, largest, 17], 3).astype(np.int32))
+    ones = aligned(np.ones(32, np.float32))
+    lowered, taken = zeros((3, 16), np.float32), zeros((3, 16), np.float32)
+    arrays = (weights, codes, zeros_, totals, ones)
+    _integer_steps(*(a.ctypes.data for a in arrays), int(wide), lowered.ctypes.data, taken.ctypes.data)
+    sums = np.einsum("qri,tqi->tr", weights.astype(np.int64), codes.astype(np.int64))
+    np.testing.assert_array_equal(lowered, sums * 17 // 16)
+    expected = sums * 36 + zeros_.astype(np.int64) * totals[:, None].astype(np.int64)
+    np.testing.assert_array_equal(taken, expected.astype(np.float32))

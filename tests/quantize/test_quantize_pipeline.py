@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ import sampan
 from sampan.convert.journal import journal_path
 from sampan.errors import FormatError, RequestError
 from sampan.formats import Q4, Q4C, Q8
+from sampan.measure.compare import compare
+from sampan.models.reference import ReferenceModel
+from sampan.models.tokenizer import Tokenizer
+from sampan.models.tokenizer_import import import_tokenizer
 from sampan.quantize.report import read_report, report_path
+from sampan.quantize.texts import token_windows
+from sampan.weights.detect import open_source
 from sampan.weights.pack import Pack
 from sampan.weights.pack_writer import resumable_path
 from sampan.weights.quantize import dequantize, quantize
@@ -155,6 +162,7 @@ def test_a_killed_quantization_goes_on_where_it_was(
     assert len(repacked) == MATRICES - 6 + 1
     assert out.read_bytes() == (tmp_path / "whole.pack").read_bytes()
     assert resumed.decisions == report.decisions
+    assert resumed.calibration_kl == report.calibration_kl
     assert sorted(out.parent.iterdir()) == sorted([out, report_path(out)])
 
 
@@ -255,6 +263,35 @@ def test_a_text_that_is_short_is_told(source: Path, out: Path, text: Path) -> No
     assert sampan.quantize(source, out, texts=[text], max_tokens=300, force=True).notes == ()
 
 
+@pytest.mark.parametrize("bits", [4, "auto"])
+def test_the_report_says_what_all_rounding_did_together(
+    sparse_folder: Path, out: Path, text: Path, bits: Any
+) -> None:
+    options: dict[str, Any] = {
+        "texts": [text],
+        "max_tokens": 200,
+        "size": 330_000 if bits == "auto" else None,
+    }
+    report = sampan.quantize(sparse_folder, out, bits=bits, **options)
+    assert report.calibration_kl is not None and report.calibration_kl > 0
+    with closing(open_source(sparse_folder)) as source:
+        exact = ReferenceModel.from_source(source)
+        tokenizer = Tokenizer(*import_tokenizer(source))
+        pieces = token_windows(tokenizer, {"boats.en": text.read_text()}, exact.config.context_length, 200)
+        divergences = []
+        with closing(Pack.open(out)) as pack:
+            rounded = ReferenceModel.from_pack(pack)
+            for piece in pieces["boats.en"]:
+                expected = exact.forward(piece)
+                # As in calibration, tokens keep their experts.
+                rounded.follow = exact.routes
+                found = compare(expected, rounded.forward(piece), np.zeros(len(piece), np.int64))
+                divergences.append(found.divergence)
+    assert report.calibration_kl == pytest.approx(float(np.concatenate(divergences).mean()), rel=1e-3)
+    plain = sampan.quantize(sparse_folder, out, bits=bits, compensate=False, force=True, **options)
+    assert plain.calibration_kl is None
+
+
 def test_without_texts_of_ones_own_those_that_ship_are_read(source: Path, out: Path) -> None:
     report = sampan.quantize(source, out, max_tokens=90)
     assert set(report.calibration.values()) == {10}
@@ -287,6 +324,7 @@ def test_a_killed_calibration_goes_on_and_gives_the_same(
     assert not any(label.startswith("measuring") for label in kept)
     assert out.read_bytes() == (tmp_path / "whole.pack").read_bytes()
     assert resumed.decisions == report.decisions
+    assert resumed.calibration_kl == report.calibration_kl
     assert sorted(out.parent.iterdir()) == sorted([out, report_path(out)])
 
 

@@ -151,6 +151,26 @@ def test_an_exact_model_reads_along(case: str) -> None:
     assert changed.follow is None
 
 
+@pytest.mark.parametrize("case", ["llama", "qwen3", "qwen3_moe"])
+def test_what_the_last_layers_give_comes_when_all_have_been_visited(case: str) -> None:
+    model, exact, texts = model_of(case), model_of(case), texts_of(case)
+    expected, unreached = visited(model_of(case), texts)
+    seen: dict[str, MatrixInputs] = {}
+    ends = []
+
+    def finish(hidden: np.ndarray, aim: np.ndarray) -> None:
+        assert seen.keys() | unreached == pack_layout(model.config).matrices.keys()
+        ends.append((hidden, aim))
+
+    read_inputs(model, texts, seen.__setitem__, exact=exact, finish=finish)
+    output = "embedding" if model.config.tied_embeddings else "output"
+    ((hidden, aim),) = ends
+    for twin, last in ((model, hidden), (exact, aim)):
+        np.testing.assert_allclose(twin.output_norm(last), expected[output].rows, rtol=1e-3, atol=1e-4)
+    read_inputs(model_of(case), texts, lambda *_: None, finish=finish)
+    assert len(ends) == 1
+
+
 def test_a_correction_brings_products_nearer_to_the_exact_ones() -> None:
     random = np.random.default_rng(3)
     exact = random.normal(size=(500, 64)).astype(np.float32)

@@ -110,7 +110,7 @@ def start_high_signed(_context: Any, height: Any, width: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def start_signed(_context: Any, height: Any, width: Any, sums: Any, stride: Any) -> Any:
-    """An accumulator for signed weights; `sums`: each token's int32 sum of its 32 activations, at stride.
+    """An accumulator for signed weights; `sums`: minus each token's int32 sum of its activations, at stride.
 
     vpdpbusd takes unsigned weights, so they are shifted by 128 there and 128 * sum is taken away here.
     """
@@ -126,11 +126,11 @@ def start_signed(_context: Any, height: Any, width: Any, sums: Any, stride: Any)
 
 
 def _corrections(builder: ir.IRBuilder, height: int, base: ir.Value, step: ir.Value) -> list[ir.Value]:
-    """-128 times each row's int32, at stride, in all lanes."""
+    """128 times each row's int32, at stride, in all lanes."""
     out = []
     for row in range(height):
         total = load(builder, row_address(builder, base, step, row), I32, 4)
-        out.append(splat_scalar(builder, builder.mul(total, ir.Constant(I32, -128)), LANES))
+        out.append(splat_scalar(builder, builder.mul(total, ir.Constant(I32, 128)), LANES))
     return out
 
 
@@ -265,3 +265,59 @@ def resume_signed(_context: Any, tile: Any, sums: Any, stride: Any) -> Any:
         return map_tile(builder, args[0], tile, i32x16, change)
 
     return tile(tile, types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def lower_sums(_context: Any, sums: Any, places: Any) -> Any:
+    """Int32 sums shifted right by `places`, a compile-time constant; the bits that go are zeros."""
+    count = constant(i32x16.llvm, places.literal_value)
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        return map_tile(builder, args[0], sums, i32x16, lambda _r, _c, old: builder.ashr(old, count))
+
+    return sums(sums, places), codegen
+
+
+def _raised(builder: ir.IRBuilder, sums: ir.Value, places: int) -> ir.Value:
+    return builder.shl(sums, constant(i32x16.llvm, places)) if places else sums
+
+
+@intrinsic(prefer_literal=True)
+def join_sums(_context: Any, a: Any, b: Any, places: Any) -> Any:
+    """a * 2^places + b, for int32 sums; `places` is a compile-time constant."""
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        def change(row: int, column: int, old: ir.Value) -> ir.Value:
+            other = builder.extract_value(args[1], row * a.width + column)
+            return builder.add(_raised(builder, old, places.literal_value), other)
+
+        return map_tile(builder, args[0], a, i32x16, change)
+
+    return a(a, b, places), codegen
+
+
+@intrinsic(prefer_literal=True)
+def take_zeros(_context: Any, sums: Any, places: Any, zeros: Any, totals: Any, stride: Any, wide: Any) -> Any:
+    """Row t, column c becomes sum * 2^places + zeros[c] * (the int32 at totals + t * stride).
+
+    `zeros`: int32 in 0..255. The totals are within 16 bits unless `wide`; it and `places` are compile-time
+    constants.
+    """
+    pairs = TIER.dot == "vnni512" and not wide.literal_value
+
+    def codegen(_c: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        addresses = [row_address(builder, args[3], args[4], row) for row in range(sums.height)]
+        factors = [splat_scalar(builder, load(builder, at, I32, 4), LANES) for at in addresses]
+
+        def change(row: int, column: int, old: ir.Value) -> ir.Value:
+            zero = builder.extract_value(args[2], column)
+            raised = _raised(builder, old, places.literal_value)
+            if pairs:
+                # Two 16-bit products a lane: the upper half of a zero is 0, whatever that of the total is.
+                name = "llvm.x86.avx512.vpdpwssd.512"
+                return call_function(builder, name, i32x16.llvm, raised, zero, factors[row])
+            return builder.add(raised, builder.mul(zero, factors[row]))
+
+        return map_tile(builder, args[0], sums, i32x16, change)
+
+    return sums(sums, places, zeros, types.int64, types.int64, wide), codegen

@@ -35,6 +35,7 @@ __all__ = [
     "fma",
     "fma_broadcast",
     "join_bits",
+    "join_sums",
     "keep_lanes",
     "load_byte_columns",
     "load_f16_columns",
@@ -49,7 +50,9 @@ __all__ = [
     "load_scale_columns",
     "load_tile",
     "load_u8_columns",
+    "load_u8_words",
     "load_word",
+    "lower_sums",
     "multiply_columns",
     "negate_columns",
     "prefetch",
@@ -76,6 +79,7 @@ __all__ = [
     "store_scalar_i32",
     "store_scalar_i64",
     "store_tile",
+    "take_zeros",
     "vector_abs",
     "vector_max",
     "vector_min",
@@ -266,6 +270,10 @@ def load_u8_columns(width: int, address: int, stride: int) -> Array:
     return _rows(address, stride, width, np.uint8, LANES).astype(np.float32)
 
 
+def load_u8_words(width: int, address: int, stride: int) -> Array:
+    return _rows(address, stride, width, np.uint8, LANES).astype(np.int32)
+
+
 def load_scale_columns(width: int, address: int, stride: int, base: int) -> Array:
     placed = _rows(address, stride, width, np.uint8, LANES).astype(np.uint32) << SCALE_SHIFT
     return (placed + np.uint32(base)).view(np.float32)
@@ -339,6 +347,18 @@ def resume_low(sums: Array) -> Array:
 
 def finish_resumed(tile: Array, sums: Array) -> Array:
     return tile
+
+
+def lower_sums(sums: Array, places: int) -> Array:
+    return sums >> places
+
+
+def join_sums(a: Array, b: Array, places: int) -> Array:
+    return np.asarray((a << places) + b)
+
+
+def take_zeros(sums: Array, places: int, zeros: Array, totals: int, stride: int, wide: bool) -> Array:
+    return np.asarray((sums << places) + zeros * _rows(totals, stride, len(sums), np.int32, 1)[:, None])
 
 
 def resume_signed(tile: Array, sums: int, stride: int) -> Array:

@@ -116,6 +116,16 @@ def load_u8_columns(_context: Any, width: Any, address: Any, stride: Any) -> Any
 
 
 @intrinsic(prefer_literal=True)
+def load_u8_words(_context: Any, width: Any, address: Any, stride: Any) -> Any:
+    """`width` vectors of 16 unsigned bytes as int32, at stride."""
+
+    def load_vector(builder: ir.IRBuilder, at: ir.Value) -> ir.Value:
+        return builder.zext(load(builder, at, ir.VectorType(I8, LANES), 1), i32x16.llvm)
+
+    return _columns(i32x16, width, load_vector)
+
+
+@intrinsic(prefer_literal=True)
 def load_scale_columns(_context: Any, width: Any, address: Any, stride: Any, base: Any) -> Any:
     """`width` vectors of 16 scale bytes at stride; a byte e becomes the float32 of bits (e << 19) + base.
 
