@@ -63,6 +63,8 @@ def run(reference: str, context: int, tokens: int, rounds: int) -> dict[str, Any
             runner.forward([Span(ids[start:stop], start, pages, "none")])
         step = [Span(ids[context:], context, pages, "last")]
         runner.forward(step)
+        # The step has the addresses of page tables that are gone once `forward` returns.
+        page_tables = runner._describe(step)
 
         def milliseconds(codes: Sequence[int]) -> float:
             ops: NDArray[np.int64] = np.ascontiguousarray(
@@ -83,6 +85,7 @@ def run(reference: str, context: int, tokens: int, rounds: int) -> dict[str, Any
         present = [code for code in NAMES if (program.ops[:, k.OP_CODE] == code).any()]
         whole = milliseconds(present)
         each = {code: milliseconds([code]) for code in present}
+        del page_tables
         together = sum(each.values())
         return {
             "model": Path(model.reference).name if Path(model.reference).exists() else model.reference,

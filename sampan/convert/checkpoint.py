@@ -79,7 +79,10 @@ class Checkpoint:
         tensor = self.vectors[name]
         vector = planned_values(self.source, tensor)
         if not np.isfinite(vector).all():
-            raise FormatError(f"{self.source.path}: {tensor.sources[0].name!r} holds NaN or infinite values")
+            raise FormatError(
+                f"{self.source.path}: tensor {tensor.sources[0].name!r} holds values that are NaN or infinite"
+                "; the file is damaged, fetch it again"
+            )
         return vector
 
     def release(self, tensor: PlannedTensor) -> None:

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sampan.errors import RequestError
+from sampan.errors import ModelReferenceError, RequestError
 from sampan.export.compressed_tensors import export_compressed_tensors
 from sampan.export.gguf_export import export_gguf
 from sampan.export.integers import ExportBits
 from sampan.hub.home import Progress
+from sampan.weights.gguf import MAGIC
 from sampan.weights.pack import Pack
 
 ExportFormat = Literal["compressed-tensors", "gguf"]
@@ -57,6 +58,7 @@ def export_pack(
         raise RequestError("bits are for compressed-tensors; a GGUF file keeps the pack's own precision")
     if bits not in (None, *get_args(ExportBits)):
         raise RequestError(f"bits must be 4 or 8, not {bits}")
+    _refuse_other_files(pack_path)
     notes: list[str] = []
     with closing(Pack.open(pack_path)) as pack:
         if format == "gguf":
@@ -66,3 +68,14 @@ def export_pack(
     files = out.iterdir() if out.is_dir() else [out]
     changed = dict(sorted(losses.relative.items(), key=lambda item: -item[1]))
     return ExportReport(str(out), format, sum(file.stat().st_size for file in files), changed, tuple(notes))
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise ModelReferenceError for what people take for a pack: models that can be made one of."""
+    if path.is_file():
+        with path.open("rb") as file:
+            what = "is a GGUF file" if file.read(len(MAGIC)) == MAGIC else None
+    else:
+        what = "is a folder" if path.is_dir() else "is no file on this machine"
+    if what is not None:
+        raise ModelReferenceError(f"{path} {what}, not a pack; `sampan quantize` makes a pack of a model")

@@ -18,7 +18,7 @@ def refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
         raise StorageError(f"{out} is there already; remove it or name another place")
     if not out.parent.is_dir():
-        raise StorageError(f"{out}: there is no folder {out.parent}")
+        raise StorageError(f"{out}: there is no folder {out.parent}; create it first")
 
 
 @contextlib.contextmanager

@@ -48,11 +48,13 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
+        raise RequestError(
+            f"{path} is not UTF-8 text: byte {error.start} is wrong; save it as UTF-8"
+        ) from error
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
     if not text.strip():
-        raise RequestError(f"{path} is empty")
+        raise RequestError(f"{path} is empty; name a file with text in it")
     return text
 
 

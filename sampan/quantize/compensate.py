@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, ZERO_STEPS, MatrixFormat
+from sampan.quantize.compilation import compile_now
 from sampan.quantize.group_search import SCRATCH_BYTES, compensate_group
 from sampan.quantize.rounding import Array, as_lanes, from_lanes, round_rows, scale_table, search_lanes
 from sampan.weights.compact import pack_compact, round_compact
@@ -143,6 +144,7 @@ class _Rounded:
         self._scale_bytes = np.zeros(shape, np.float32)
         self._zeros = np.zeros(shape, np.float32)
         self._scratch = np.empty(SCRATCH_BYTES, np.uint8)
+        compile_now(compensate_group)
 
     def compensate(self) -> None:
         """Round group after group, each knowing the errors before it."""

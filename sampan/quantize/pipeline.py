@@ -28,7 +28,7 @@ from sampan.quantize.auto import choices_for_size, forget_measurements, with_for
 from sampan.quantize.choose import Choice, requantized, uniform_choices, within_range
 from sampan.quantize.report import Decision, QuantizeReport, header_digest
 from sampan.quantize.settings import QuantizeSettings
-from sampan.quantize.texts import Windows, default_tokens, read_texts, token_windows
+from sampan.quantize.texts import FEWEST_TOKENS, Windows, default_tokens, read_texts, token_windows
 from sampan.quantize.write import Calibrated, write_calibrated, write_unweighted
 from sampan.weights.pack_writer import PackContents
 
@@ -93,7 +93,7 @@ def _check_out(out: Path, force: bool) -> None:
     if not os.access(out.parent, os.W_OK):
         raise RequestError(f"{out}: the folder {out.parent} cannot be written to")
     if out.is_dir():
-        raise RequestError(f"{out} is a folder")
+        raise RequestError(f"{out} is a folder; name a file")
     if out.exists() and not force:
         raise RequestError(f"{out} exists; --force replaces it once the new pack is whole")
 
@@ -225,6 +225,12 @@ class _Quantization:
 
     def _notes(self, choices: Mapping[str, Choice]) -> list[str]:
         notes = []
+        read = sum(_token_counts(self.windows).values())
+        if self.settings.texts and self.settings.max_tokens is None and read < FEWEST_TOKENS:
+            notes.append(
+                f"the texts have {read:,} tokens; calibration would read {FEWEST_TOKENS:,} and more, and the"
+                " more it reads the better it rounds"
+            )
         twice = requantized(self.checkpoint, choices)
         if twice:
             notes.append(

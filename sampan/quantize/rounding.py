@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.formats import BLOCK_ROWS, COMPACT_FORMATS, GROUP_SIZE, Q2C, Q3C, Q4C, ZERO_STEPS, MatrixFormat
+from sampan.quantize.compilation import compile_now
 from sampan.quantize.group_search import SCRATCH_BYTES, search_groups
 from sampan.weights.compact import pack_compact, round_compact, scale_of
 from sampan.weights.quantize import quantize, require_finite
@@ -79,6 +80,7 @@ def search_lanes(
     """Replace the scale bytes and zeros [groups, rows] of weights [columns, rows] by the best of the format's
     range, or keep them. All are contiguous float32, rows % 16 == 0; `importance` [columns].
     """
+    compile_now(search_groups)
     scratch = np.empty(SCRATCH_BYTES, np.uint8)
     tried = SEARCH_RANGES[format]
     search_groups(

@@ -54,7 +54,7 @@ def _spread(checkpoint: Checkpoint, tensor: PlannedTensor, limit: float) -> floa
         if not np.isfinite([low, high]).all():
             raise FormatError(
                 f"{checkpoint.source.path}: tensor {stored!r} holds weights that are NaN or infinite; the"
-                " file is damaged"
+                " file is damaged, fetch it again"
             )
         of_all = max(high, 0.0) - min(low, 0.0)
         spread = max(spread, of_all if of_all <= limit else _group_spread(values))

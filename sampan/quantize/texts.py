@@ -18,14 +18,14 @@ WINDOW_TOKENS = 512
 # Of all tokens' hidden states, so many numbers are held; but of every model enough tokens for its matrices,
 # and not more than help.
 _HIDDEN_NUMBERS = 1 << 25
-_FEWEST_TOKENS, _MOST_TOKENS = 1 << 14, 1 << 16
+FEWEST_TOKENS, _MOST_TOKENS = 1 << 14, 1 << 16
 
 Windows = dict[str, list[npt.NDArray[np.int32]]]
 
 
 def default_tokens(hidden_size: int) -> int:
     """How many tokens calibration reads unless told otherwise: a small model can afford more."""
-    return min(max(_HIDDEN_NUMBERS // hidden_size, _FEWEST_TOKENS), _MOST_TOKENS)
+    return min(max(_HIDDEN_NUMBERS // hidden_size, FEWEST_TOKENS), _MOST_TOKENS)
 
 
 def read_texts(paths: Sequence[Path]) -> dict[str, str]:

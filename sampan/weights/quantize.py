@@ -24,6 +24,8 @@ from sampan.weights.records import (
     split_nibbles,
 )
 
+_DAMAGED = "the file is damaged, fetch it again"
+
 
 def quantize(
     rows: npt.NDArray[np.float32], format: MatrixFormat, name: str = "matrix"
@@ -143,7 +145,7 @@ def as_bytes(records: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def require_finite_float16(values: npt.NDArray[np.float16], name: str) -> None:
     """Raise FormatError when a block's stored float16 scale or minimum is NaN or infinite."""
     if not np.isfinite(values).all():
-        raise FormatError(f"tensor {name!r} holds a scale that is NaN or infinite; the file is damaged")
+        raise FormatError(f"tensor {name!r} holds a scale that is NaN or infinite; {_DAMAGED}")
 
 
 def _groupwise(values: npt.NDArray[np.float16], rows: int) -> npt.NDArray[np.float32]:
@@ -152,12 +154,12 @@ def _groupwise(values: npt.NDArray[np.float16], rows: int) -> npt.NDArray[np.flo
 
 def require_finite(groups: npt.NDArray[np.float32], name: str) -> None:
     if not np.isfinite(groups).all():
-        raise FormatError(f"tensor {name!r} holds weights that are NaN or infinite; the file is damaged")
+        raise FormatError(f"tensor {name!r} holds weights that are NaN or infinite; {_DAMAGED}")
 
 
 def _require_range(scale: npt.NDArray[np.float16], name: str) -> None:
     if not np.isfinite(scale).all():
-        raise FormatError(f"tensor {name!r} holds weights too large to quantize; the file is damaged")
+        raise FormatError(f"tensor {name!r} holds weights too large to quantize; {_DAMAGED}")
 
 
 def _covering_scale(spread: npt.NDArray[np.float32], codes: int, name: str) -> npt.NDArray[np.float16]:

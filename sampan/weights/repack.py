@@ -105,7 +105,7 @@ def _repack_q4_0(raw: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]
     with np.errstate(over="ignore"):
         minimum = scale * np.float16(-8)
     if not np.isfinite(minimum).all():
-        raise FormatError(f"tensor {name!r} holds a scale above 8188; the file is damaged")
+        raise FormatError(f"tensor {name!r} holds a scale above 8188; the file is damaged, fetch it again")
     return pack_q4(_nibble_words(blocks["codes"]), scale, minimum)
 
 

@@ -9,7 +9,7 @@ import pytest
 from cli_runner import run_here, write_model
 
 from sampan.convert.convert import convert
-from tests.convert.tiny_checkpoints import gguf_weights, write_huggingface
+from tests.convert.tiny_checkpoints import gguf_weights, write_gguf, write_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,33 @@ def test_it_says_it_to_programs(pack: Path, tmp_path: Path) -> None:
         (["{pack}", "{out}", "--format", "gguf", "--bits", "4"], 2, "bits are for compressed-tensors"),
         (["{pack}", "{out}", "--format", "compressed-tensors", "--bits", "3"], 2, "bits must be 4 or 8"),
         (["{pack}", "{pack}", "--format", "gguf"], 1, "is there already"),
-        (["{pack}", "{out}/deep/er", "--format", "compressed-tensors"], 1, "there is no folder"),
-        (["{pack}.not", "{out}", "--format", "gguf"], 2, "no such file"),
+        (
+            ["{pack}", "{out}/deep/er", "--format", "compressed-tensors"],
+            1,
+            "there is no folder {out}/deep; create",
+        ),
+        (["{pack}.not", "{out}", "--format", "gguf"], 2, "is no file on this machine, not a pack"),
+        (["{model}", "{out}", "--format", "gguf"], 2, "is a folder, not a pack; `sampan quantize` makes"),
+        (["{gguf}", "{out}", "--format", "compressed-tensors"], 2, "is a GGUF file, not a pack; `sampan"),
         (["{config}", "{out}", "--format", "gguf"], 1, "not safetensors"),
     ],
 )
 def test_one_line_for_what_is_wrong(
     arguments: list[str], code: int, message: str, pack: Path, tmp_path: Path
 ) -> None:
-    places = {"pack": pack, "out": tmp_path / "out", "config": pack.with_name("model") / "config.json"}
+    model = pack.with_name("model")
+    gguf = write_gguf(tmp_path / "model.gguf", gguf_weights(), "Q8_0")
+    places = {
+        "pack": pack,
+        "out": tmp_path / "out",
+        "model": model,
+        "gguf": gguf,
+        "config": model / "config.json",
+    }
     result = run_here(tmp_path, "export", *(argument.format(**places) for argument in arguments))
     assert result.returncode == code
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ") and message in line
+    assert line.startswith("error: ") and message.format(**places) in line
     assert not (tmp_path / "out").exists()
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import sampan
 from sampan.convert.convert import convert
 from sampan.errors import StorageError, UnsupportedError
 from sampan.export.gguf_export import export_gguf, write_float_gguf
@@ -114,6 +116,34 @@ def test_floats_leave_as_they_are(float_moe: LlamaCpp, moe_tokenizer: Tokenizer)
         logits = ReferenceModel.from_source(source).forward(tokens)
     differences = float_moe.differences(tokens, logits, (1, 5, len(tokens)))
     assert relative_error(differences, logits) < 0.01
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 4, "calibrate": False},
+        {"bits": "auto", "size": "5.2MB", "max_tokens": 20, "compensate": False},
+    ],
+)
+def test_a_quantized_mixture_leaves_for_llama_cpp(
+    options: dict[str, Any], moe_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    text = "def square(x):\n    return x ** 2\n\n\nThe area of a square with a side of "
+    if options["bits"] == "auto":
+        (tmp_path / "square.txt").write_text(text)
+        options = options | {"texts": [tmp_path / "square.txt"]}
+    path = tmp_path / "small.pack"
+    sampan.quantize(ASSETS / "moe-10m", path, threads=1, **options)
+    with closing(Pack.open(path)) as pack:
+        formats = {matrix.format for name, matrix in pack.matrices.items() if ".experts." in name}
+        assert len(formats) == 1 if options["bits"] == 4 else formats >= {Q2C, Q3C, Q4C}
+        losses = export_gguf(pack, tmp_path / "small.gguf").relative
+        # Minimums become float16. An expert of 8 bits would have its layer rounded once more.
+        assert 0 < max(losses.values()) < 2**-11
+        tokens = moe_tokenizer.encode(text)
+        logits = ReferenceModel.from_pack(pack).forward(tokens)
+    differences = LlamaCpp(tmp_path / "small.gguf").differences(tokens, logits, (1, 5, len(tokens)))
+    assert relative_error(differences, logits) < LARGEST_ERROR
 
 
 def test_llama_cpp_cuts_text_alike(float_moe: LlamaCpp, moe_tokenizer: Tokenizer) -> None:

@@ -217,6 +217,26 @@ def test_a_source_that_changes_meanwhile(source: Path, out: Path) -> None:
     assert list(out.parent.iterdir()) == []
 
 
+def test_a_source_that_changed_after_an_interruption(
+    source: Path, out: Path, tmp_path: Path, text: Path
+) -> None:
+    """Neither matrices nor what was measured of the old one are used."""
+    options = {"texts": [str(text)], "max_tokens": 60, "size": 120_000, "compensate": False}
+    labels: list[str] = []
+    sampan.quantize(source, out, progress=lambda label, *_: labels.append(label), force=True, **options)  # type: ignore[arg-type]
+    out.unlink()
+    report_path(out).unlink()
+    killed_after(labels.index(labels[-1]) + 3, source, out, options)
+    assert journal_path(out).exists()
+    other = write_huggingface(tmp_path / "other", gguf_weights(3))
+    (other / "model.safetensors").replace(source / "model.safetensors")
+    labels.clear()
+    sampan.quantize(source, out, progress=lambda label, *_: labels.append(label), **options)  # type: ignore[arg-type]
+    assert any(label.startswith("measuring") for label in labels)
+    sampan.quantize(source, out.with_name("fresh.pack"), **options)  # type: ignore[arg-type]
+    assert out.read_bytes() == out.with_name("fresh.pack").read_bytes()
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "boats.en.txt"
@@ -235,6 +255,12 @@ def test_calibration_reads_the_text_and_rounds_for_it(source: Path, out: Path, t
     calibrated = Pack.open(out)
     name = "layers.1.mlp.down"
     assert not np.array_equal(calibrated.dequantize(name), nearest.dequantize(name))
+
+
+def test_a_text_that_is_short_is_told(source: Path, out: Path, text: Path) -> None:
+    (note,) = sampan.quantize(source, out, texts=[text]).notes
+    assert note.startswith("the texts have 424 tokens; calibration would read 16,384 and more")
+    assert sampan.quantize(source, out, texts=[text], max_tokens=300, force=True).notes == ()
 
 
 @pytest.mark.parametrize("bits", [4, "auto"])
