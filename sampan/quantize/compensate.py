@@ -25,6 +25,8 @@ from sampan.weights.records import check_columns
 # free, and the decomposition stays far from singular.
 _DAMPING = 0.05
 _SWEEPS = 4
+# Rows that are rounded at once where rows make up for each other: the fewer, the more they can.
+_ROWS_TOGETHER = 32
 # Scale bytes and zeros tried beside those of the plain search.
 _OFFSET_REACH = 2
 _REACH = 2
@@ -121,12 +123,52 @@ def compensate_classes(
     scale_bytes, zeros = np.empty((2, *groups), np.uint8)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        state = _Rounded(rows[members], format, compensations[label], name)
-        state.compensate()
-        for _ in range(_SWEEPS):
-            state.descend()
-        codes[members], scale_bytes[members], zeros[members] = state.parts()
+        codes[members], scale_bytes[members], zeros[members] = _compensated(
+            rows[members], format, compensations[label], name
+        )
     return pack_compact(codes, scale_bytes, zeros, format)
+
+
+def compensate_together(
+    rows: Array,
+    format: MatrixFormat,
+    compensation: Compensation,
+    sensitivity: Array,
+    name: str = "matrix",
+) -> npt.NDArray[np.uint8]:
+    """The same, where errors of different rows count together: errors E [rows, columns] cost the trace of
+    `sensitivity` E hessian E^T, with a positive definite `sensitivity` [rows, rows]. Rows are rounded some at
+    a time, and each makes up for the errors of those before it, as columns do.
+    """
+    if format not in COMPACT_FORMATS:
+        return round_rows(rows, format, None, name)
+    check_columns(name, format, rows.shape[1])
+    require_finite(rows, name)
+    # sensitivity = upper upper^T: of some rows' share in upper^T E, all before them are known.
+    upper = np.linalg.cholesky(sensitivity[::-1, ::-1].astype(np.float64))[::-1, ::-1]
+    parts = []
+    errors = np.zeros_like(rows)
+    for start in range(0, len(rows), _ROWS_TOGETHER):
+        at, before = slice(start, start + _ROWS_TOGETHER), slice(0, start)
+        feedback = np.linalg.solve(upper[at, at].T, upper[before, at].T).astype(np.float32)
+        found = _compensated(rows[at] + feedback @ errors[before], format, compensation, name)
+        codes, scale_bytes, zeros = found
+        values = _values(scale_bytes[..., None], zeros[..., None], codes)
+        errors[at] = rows[at] - values.reshape(-1, rows.shape[1])
+        parts.append(found)
+    codes, scale_bytes, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return pack_compact(codes, scale_bytes, zeros, format)
+
+
+def _compensated(
+    rows: Array, format: MatrixFormat, compensation: Compensation, name: str
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """As `_Rounded.parts` has them."""
+    state = _Rounded(rows, format, compensation, name)
+    state.compensate()
+    for _ in range(_SWEEPS):
+        state.descend()
+    return state.parts()
 
 
 class _Rounded:
@@ -238,10 +280,12 @@ class _Rounded:
         return codes
 
 
-def _values(scale_bytes: Array, zeros: Array, codes: Array) -> Array:
+def _values(
+    scale_bytes: npt.NDArray[np.number], zeros: npt.NDArray[np.number], codes: npt.NDArray[np.number]
+) -> Array:
     """What codes [32, rows] stand for."""
-    values: Array = (codes - zeros / np.float32(ZERO_STEPS)) * scale_table()[scale_bytes.astype(np.intp)]
-    return values
+    values = (codes - zeros / np.float32(ZERO_STEPS)) * scale_table()[scale_bytes.astype(np.intp)]
+    return np.asarray(values, np.float32)
 
 
 def _loss(errors: Array, hessian: Array) -> Array:

@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sampan.formats import COMPACT_FORMATS, MatrixFormat
-from sampan.quantize.compensate import Compensation, compensate_classes, compensate_rows
+from sampan.quantize.compensate import (
+    Compensation,
+    compensate_classes,
+    compensate_rows,
+    compensate_together,
+)
 from sampan.quantize.rounding import Array, round_rows
 from sampan.quantize.row_classes import RowClasses
 from sampan.quantize.statistics import MatrixInputs
@@ -51,7 +56,7 @@ def rounder(method: RoundingMethod, format: MatrixFormat, inputs: MatrixInputs |
     given = [
         Compensation.of(hessian) for hessian in ([inputs.hessian] if classes is None else classes.hessians)
     ]
-    return partial(_compensated, given, labels, inputs.correction, inputs.addition)
+    return partial(_compensated, given, labels, inputs.correction, inputs.addition, inputs.sensitivity)
 
 
 def _nearest(rows: Array, format: MatrixFormat, name: str, _first_row: int = 0, /) -> npt.NDArray[np.uint8]:
@@ -69,6 +74,7 @@ def _compensated(
     labels: npt.NDArray[np.intp] | None,
     correction: Array | None,
     addition: Array | None,
+    sensitivity: Array | None,
     rows: Array,
     format: MatrixFormat,
     name: str,
@@ -78,6 +84,10 @@ def _compensated(
     corrected = rows if correction is None else rows @ correction
     if addition is not None:
         corrected = corrected + addition[first_row : first_row + len(rows)]
+    if sensitivity is not None:
+        # Rows of other parts are not known here.
+        part = slice(first_row, first_row + len(rows))
+        return compensate_together(corrected, format, given[0], sensitivity[part, part], name)
     if labels is None:
         return compensate_rows(corrected, format, given[0], name)
     return compensate_classes(corrected, format, given, labels[first_row : first_row + len(rows)], name)

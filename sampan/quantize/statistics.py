@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sampan.hub.home import Progress
 from sampan.models.reference import ReferenceModel, ReferenceSpan
+from sampan.quantize.sensitivity import output_sensitivity
 from sampan.weights.layout import pack_layout
 
 Array = npt.NDArray[np.float32]
@@ -42,8 +43,9 @@ class MatrixInputs:
     `weights` [tokens], for an expert, is what each token's output counts for in the layer's; an error there
     counts by its square. Of a matrix that is `looked_up` as well, a tied embedding, rows are inputs
     themselves. `exact`, like `rows`: what the inputs are in a model that is not rounded. `lacking` [tokens,
-    rows of the matrix], float32: what should be added to its outputs. `output`: the matrix itself, where it
-    is the one that logits come from. Sums are worked out when they are asked for, once.
+    rows of the matrix], float32: what should be added to its outputs. `sensitivity` [rows of the matrix,
+    rows]: how much errors of two outputs count together, see `sensitivity.py`. `output`: the matrix itself,
+    where it is the one that logits come from. Sums are worked out when they are asked for, once.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class MatrixInputs:
         looked_up: bool = False,
         exact: Array | None = None,
         lacking: Array | None = None,
+        sensitivity: Array | None = None,
         output: OutputMatrix | None = None,
     ) -> None:
         self.rows = rows
         self.weights = weights
         self.exact = exact
         self.lacking = lacking
+        self.sensitivity = sensitivity
         self.output = output
         self.looked_up = looked_up
         self._everywhere = _LOOKED_UP if looked_up else 0.0
@@ -170,8 +174,9 @@ def read_inputs(
     would be there, and each token keeps the experts that it has there. Where a matrix's outputs are added to
     the hidden state as they are, its inputs know what the hidden state lacks of that there. A tied embedding
     is then visited first, with its inputs there, so that all others make up for what is lost in it; the texts
-    are read once more for that. An embedding that is not tied may be rounded before. When all have been
-    visited, `finish` gets what the last layer gives in the model and in the exact one, [tokens, hidden_size].
+    are read once more for that, and so it is known how much errors in the hidden state count together. An
+    embedding that is not tied may be rounded before. When all have been visited, `finish` gets what the last
+    layer gives in the model and in the exact one, [tokens, hidden_size].
 
     Returns the names that no token reached: experts, and an embedding that is not tied, whose use is no
     product. Memory: the inputs and outputs of all tokens for one matrix, keys and values of one layer, and
@@ -180,6 +185,7 @@ def read_inputs(
     config = model.config
     unreached = set(pack_layout(config).matrices)
     known: MatrixInputs | None = None
+    sensitivity: Array | None = None
 
     def observe(name: str, rows: Array, weights: Array | None) -> None:
         nonlocal known
@@ -195,7 +201,13 @@ def read_inputs(
                 lacking = (residuals[name] - model.residual) / np.float32(config.residual_scale)
             matrix = logit_matrix(exact) if exact is not None and name == output else None
             known = MatrixInputs(
-                rows, weights, looked_up=name == "embedding", exact=aim, lacking=lacking, output=matrix
+                rows,
+                weights,
+                looked_up=name == "embedding",
+                exact=aim,
+                lacking=lacking,
+                sensitivity=sensitivity if name.endswith((*_ADDED, ".down")) else None,
+                output=matrix,
             )
         visit(name, known)
 
@@ -241,6 +253,8 @@ def read_inputs(
             unreached.discard(output)
             inputs = exact.output_norm(hidden)
             visit(output, MatrixInputs(inputs, looked_up=True, output=logit_matrix(exact)))
+            sensitivity = None if config.sandwich_norms else output_sensitivity(exact, hidden)
+            exact.release("")
             model.release("")
         hidden = model.embed(tokens)
         aim = hidden if exact is None else exact.embed(tokens)

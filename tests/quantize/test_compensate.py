@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, Q8, MatrixFormat
-from sampan.quantize.compensate import Compensation, compensate_rows
+from sampan.quantize.compensate import Compensation, compensate_rows, compensate_together
 from sampan.quantize.group_search import SCRATCH_BYTES
 from sampan.quantize.group_search import compensate_group as compensate_kernel
 from sampan.quantize.reference import compensate_group
@@ -114,3 +114,22 @@ def test_other_formats_are_rounded_to_nearest() -> None:
     rows = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
     compensation = Compensation.of(np.eye(64, dtype=np.float32))
     np.testing.assert_array_equal(compensate_rows(rows, Q8, compensation), quantize(rows, Q8))
+
+
+@FORMATS
+def test_rows_whose_errors_count_together_make_up_for_each_other(format: MatrixFormat) -> None:
+    random = np.random.default_rng(6)
+    rows = (random.normal(size=(150, 96)) * 0.05).astype(np.float32)
+    inputs = correlated_inputs(6, 500, 96)
+    given = Compensation.of(MatrixInputs(inputs).hessian)
+    directions = random.normal(size=(150, 20))
+    together = (directions @ directions.T / 20 + 0.05 * np.eye(150)).astype(np.float32)
+
+    def cost(packed: np.ndarray) -> float:
+        away = inputs @ (dequantize(packed, format, *rows.shape) - rows).T
+        return float(np.einsum("tr,rs,ts->", away, together, away))
+
+    alone = compensate_rows(rows, format, given)
+    assert cost(compensate_together(rows, format, given, together)) < 0.8 * cost(alone)
+    apart = np.eye(150, dtype=np.float32)
+    np.testing.assert_array_equal(compensate_together(rows, format, given, apart), alone)
