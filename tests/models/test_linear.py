@@ -431,7 +431,7 @@ def test_a_rate_that_overflows_is_refused(tmp_path: Path) -> None:
     weights = golden_weights("qwen3_5")
     weights["model.layers.0.linear_attn.A_log"][2] = 100.0
     folder = saved(tmp_path / "m", weights, golden_config("qwen3_5"))
-    with pytest.raises(FormatError, match="A_log' holds NaN or infinite"):
+    with pytest.raises(FormatError, match="A_log' holds values that are NaN or infinite"):
         convert(folder, tmp_path / "pack")
 
 
