@@ -4,7 +4,8 @@ A function takes a tile of sums, the address of a group's codes, the bytes to th
 the quantized tokens: int8 at `x`, at `x_stride`.
 
 With one token, each product would wait for the one before. So its sums are made in two halves at once, where
-the CPU can, and in each half codes are taken where they lie in their bytes: what comes out larger by a power
+the CPU can: those of the high and the low parts of 15-bit activations, or, of a compact format, those of
+codes low in their bytes and of the others. These are taken where they lie; what comes out larger by a power
 of two is put right in the sums, which takes fewer shifts.
 """
 
