@@ -71,15 +71,17 @@ def uniform(seed: int, index: int) -> float:
 
 def random_bits(seed: int, index: int) -> int:
     """These 53 bits."""
-    return _numbers(seed, index // _NUMBERS)[index % _NUMBERS]
+    return int(_numbers(seed, index // _NUMBERS)[index % _NUMBERS])
 
 
 @lru_cache(maxsize=1024)
-def _numbers(seed: int, block: int) -> list[int]:
-    """The first number of each of so many counters in a row."""
+def _numbers(seed: int, block: int) -> NDArray[np.uint64]:
+    """The first number of each of so many counters in a row. As an array: kept for many answers that have
+    ended, lists of Python's integers would be megabytes.
+    """
     generator = np.random.Philox(key=seed, counter=block * _NUMBERS)
     raw: NDArray[np.uint64] = generator.random_raw(4 * _NUMBERS)
-    return [int(number) for number in raw[::4] >> np.uint64(11)]
+    return raw[::4] >> np.uint64(11)
 
 
 def distribution(logits: Floats, options: SamplingOptions) -> tuple[Ids, Floats]:
