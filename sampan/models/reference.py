@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sampan.config import ModelConfig
 from sampan.errors import RequestError
 from sampan.models.plan import planned_values
+from sampan.models.reference_attention import rotate, rotation_of, softmax, visible_keys
 from sampan.models.reference_linear import LinearState, gated_delta_net
 from sampan.models.registry import resolve_config, tensor_plan
 from sampan.models.rope import inverse_frequencies
@@ -74,7 +75,8 @@ class ReferenceModel:
 
     `observe`, when set, is called before every product with a matrix of the pack; see `Observer`. Each head's
     `key_up` is observed with the queries that the engine multiplies it with. `residual` [tokens, hidden_size]
-    is then what the update that is being computed, of attention or of an MLP, will be added to.
+    is then what the update that is being computed, of attention or of an MLP, will be added to; and of
+    `expert_inputs` [tokens, hidden_size] an expert reads the rows `expert_tokens`.
     """
 
     def __init__(
@@ -96,7 +98,8 @@ class ReferenceModel:
         self.router_logits = np.empty((0, 0, 0), np.float32)
         self.follow: npt.NDArray[np.int32] | None = None
         self.observe: Observer | None = None
-        self.residual = self.hidden
+        self.residual = self.expert_inputs = self.hidden
+        self.expert_tokens: npt.NDArray[np.intp] = np.empty(0, np.intp)
         self._routes: dict[int, npt.NDArray[np.int32]] = {}
         self._router_logits: dict[int, Array] = {}
         self._ropes = [inverse_frequencies(rope, length) for rope in config.ropes]
@@ -240,8 +243,10 @@ class ReferenceModel:
         self._router_logits[layer] = logits
         self._routes[layer] = np.where(weights != 0, chosen, -1).astype(np.int32)
         update = np.zeros_like(hidden)
+        self.expert_inputs = hidden
         for expert in np.unique(chosen[weights != 0]):
             tokens, ranks = np.nonzero((chosen == expert) & (weights != 0))
+            self.expert_tokens = tokens
             shares = weights[tokens, ranks]
             output = self.mlp(f"{name}experts.{expert}", hidden[tokens], shares)
             update[tokens] += output * shares[:, None]
@@ -261,10 +266,19 @@ class ReferenceModel:
         config = self.config
         name = f"layers.{layer}.attention."
         positions = np.concatenate([span.positions for span in spans])
-        rotation = _rotation(*self._ropes[config.layer_ropes[layer]], positions)
+        rotation = rotation_of(*self._ropes[config.layer_ropes[layer]], positions)
+        # Queries, keys and values are not kept any longer than they are needed: of long texts they are large.
         if config.latent_size:
             heads = self._attend(layer, *self._latent_heads(name, hidden, rotation), spans)
-            return self._product(name + "output", heads)
+        else:
+            heads = self._attend(layer, *self._heads(name, hidden, rotation), spans)
+        if config.attention_output_gate:
+            heads = heads * sigmoid(self._product(name + "gate", hidden))
+        return self._product(name + "output", heads)
+
+    def _heads(self, name: str, hidden: Array, rotation: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values [tokens, heads, head size]."""
+        config = self.config
 
         def project(which: str, heads: int) -> Array:
             projected = self._product(name + which, hidden)
@@ -278,17 +292,13 @@ class ReferenceModel:
             per_head = config.qk_norm and not config.qk_norm_wide
             if per_head and not config.qk_norm_after_rope:
                 split = self._norm(f"{name}{which}_norm", split)
-            split = _rotate(split, *rotation)
+            split = rotate(split, *rotation)
             if per_head and config.qk_norm_after_rope:
                 split = self._norm(f"{name}{which}_norm", split)
             return split
 
-        query = project("query", config.head_count)
-        key, value = project("key", config.kv_head_count), project("value", config.kv_head_count)
-        heads = self._attend(layer, query, key, value, spans)
-        if config.attention_output_gate:
-            heads = heads * sigmoid(self._product(name + "gate", hidden))
-        return self._product(name + "output", heads)
+        kv_heads = config.kv_head_count
+        return project("query", config.head_count), project("key", kv_heads), project("value", kv_heads)
 
     def _latent_heads(
         self, name: str, hidden: Array, rotation: tuple[Array, Array]
@@ -304,14 +314,14 @@ class ReferenceModel:
             query_input = self._norm(name + "query_latent_norm", query_latent)
         plain = self._product(name + "query", query_input).reshape(len(hidden), heads, -1)
         rotated = self._product(name + "query_rope", query_input).reshape(len(hidden), heads, -1)
-        query = np.concatenate([plain, _rotate(rotated, *rotation)], axis=-1)
+        query = np.concatenate([plain, rotate(rotated, *rotation)], axis=-1)
 
         compressed = self._norm(name + "latent_norm", self._product(name + "latent", hidden))
         self._observe(name + "key_up", plain.reshape(-1, config.plain_dim))
         key_up = self._matrix(name + "key_up").reshape(heads, latent, config.plain_dim)
         plain_key = np.einsum("tl,hlp->thp", compressed, key_up)
         value = self._product(name + "value_up", compressed).reshape(len(hidden), heads, config.value_dim)
-        shared = _rotate(self._product(name + "key_rope", hidden)[:, None], *rotation)
+        shared = rotate(self._product(name + "key_rope", hidden)[:, None], *rotation)
         key = np.concatenate([plain_key, np.repeat(shared, heads, axis=1)], axis=-1)
         return query, key, value
 
@@ -328,10 +338,10 @@ class ReferenceModel:
             cache, rows = span.cache, span.rows
             keys = cache.keys[layer] = np.concatenate([cache.keys[layer], key[rows]])
             values = cache.values[layer] = np.concatenate([cache.values[layer], value[rows]])
-            visible = _visible(span.positions, len(keys), config.windows[layer])
+            visible = visible_keys(span.positions, len(keys), config.windows[layer])
             for head in range(config.head_count):
                 scores = (query[rows, head] @ keys[:, head // shared].T) * np.float32(config.attention_scale)
-                weights = _softmax(np.where(visible, scores, np.float32(-np.inf)))
+                weights = softmax(np.where(visible, scores, np.float32(-np.inf)))
                 heads[rows, head] = weights @ values[:, head // shared]
         return heads.reshape(len(query), -1)
 
@@ -359,35 +369,6 @@ class ReferenceModel:
         if name not in self._weights:
             self._weights[name] = self._get[kind](name)
         return self._weights[name]
-
-
-def _rotation(
-    frequencies: npt.NDArray[np.float64], factor: float, positions: npt.NDArray[np.int64]
-) -> tuple[Array, Array]:
-    """Cosines and sines [n, 1, dimensions/2], angles in float64."""
-    angles = positions[:, None, None] * frequencies
-    return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
-
-
-def _rotate(heads: Array, cosine: Array, sine: Array) -> Array:
-    """Rotate the pairs (i, i + half) of each head [n, heads, head size]."""
-    half = cosine.shape[-1]
-    first, second = heads[..., :half], heads[..., half : 2 * half]
-    rest = heads[..., 2 * half :]
-    return np.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
-
-
-def _visible(positions: npt.NDArray[np.int64], key_count: int, window: int) -> npt.NDArray[np.bool_]:
-    """Which keys [n, key_count] each position attends to: up to its own, within a window if there is one."""
-    distance = positions[:, None] - np.arange(key_count)
-    visible = distance >= 0
-    return visible & (distance < window) if window else visible
-
-
-def _softmax(scores: Array) -> Array:
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return weights
 
 
 def _activate(kind: str, values: Array) -> Array:

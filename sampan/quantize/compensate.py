@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sampan.formats import COMPACT_FORMATS, GROUP_SIZE, ZERO_STEPS, MatrixFormat
+from sampan.formats import BLOCK_ROWS, COMPACT_FORMATS, GROUP_SIZE, ZERO_STEPS, MatrixFormat
 from sampan.quantize.compilation import compile_now
 from sampan.quantize.group_search import SCRATCH_BYTES, compensate_group
 from sampan.quantize.rounding import Array, as_lanes, from_lanes, round_rows, scale_table, search_lanes
@@ -25,8 +25,10 @@ from sampan.weights.records import check_columns
 # free, and the decomposition stays far from singular.
 _DAMPING = 0.05
 _SWEEPS = 4
-# Rows that are rounded at once where rows make up for each other: the fewer, the more they can.
-_ROWS_TOGETHER = 32
+# Where rows make up for each other, as many parts of them are rounded one after the other, of so many rows at
+# least. On dense-4m in `q2c`, of 256 rows a divergence of 0.0278 became 0.0258 with 2 parts, 0.0255 with 8,
+# 0.0250 with 16; of wide matrices each part takes as long whatever its rows.
+_PARTS, _FEWEST_ROWS = 8, 32
 # Scale bytes and zeros tried beside those of the plain search.
 _OFFSET_REACH = 2
 _REACH = 2
@@ -148,8 +150,9 @@ def compensate_together(
     upper = np.linalg.cholesky(sensitivity[::-1, ::-1].astype(np.float64))[::-1, ::-1]
     parts = []
     errors = np.zeros_like(rows)
-    for start in range(0, len(rows), _ROWS_TOGETHER):
-        at, before = slice(start, start + _ROWS_TOGETHER), slice(0, start)
+    together = max(len(rows) // _PARTS // BLOCK_ROWS * BLOCK_ROWS, _FEWEST_ROWS)
+    for start in range(0, len(rows), together):
+        at, before = slice(start, start + together), slice(0, start)
         feedback = np.linalg.solve(upper[at, at].T, upper[before, at].T).astype(np.float32)
         found = _compensated(rows[at] + feedback @ errors[before], format, compensation, name)
         codes, scale_bytes, zeros = found

@@ -53,9 +53,7 @@ def rounder(method: RoundingMethod, format: MatrixFormat, inputs: MatrixInputs |
         return partial(_searched, inputs.importance)
     classes = None if inputs.output is None else RowClasses.of(inputs)
     labels = None if classes is None else classes.labels
-    given = [
-        Compensation.of(hessian) for hessian in ([inputs.hessian] if classes is None else classes.hessians)
-    ]
+    given = [inputs.compensation] if classes is None else list(map(Compensation.of, classes.hessians))
     return partial(_compensated, given, labels, inputs.correction, inputs.addition, inputs.sensitivity)
 
 

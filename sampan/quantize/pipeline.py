@@ -33,7 +33,7 @@ from sampan.quantize.write import Calibrated, write_calibrated, write_unweighted
 from sampan.weights.pack_writer import PackContents
 
 # Raise it when the same request would give other bytes: what an older version left unfinished is begun anew.
-QUANTIZER_VERSION = 3
+QUANTIZER_VERSION = 4
 
 PACK_SUFFIX = ".pack"
 

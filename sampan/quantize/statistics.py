@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
 from sampan.hub.home import Progress
 from sampan.models.reference import ReferenceModel, ReferenceSpan
+from sampan.quantize.compensate import Compensation
 from sampan.quantize.sensitivity import output_sensitivity
 from sampan.weights.layout import pack_layout
 
@@ -105,6 +106,13 @@ class MatrixInputs:
         return total / np.float32(self.tokens)
 
     @cached_property
+    def compensation(self) -> Compensation:
+        """Of the hessian: queries, keys and values share it, a gate and its up projection, and all formats
+        that are tried.
+        """
+        return Compensation.of(self.hessian)
+
+    @cached_property
     def correction(self) -> Array | None:
         """What to multiply the matrix with before it is rounded, [columns, columns], so that its products
         with `rows` come nearer to those with `exact`; None where these are not known.
@@ -193,7 +201,7 @@ def read_inputs(
         unreached.discard(name)
         # Queries, keys and values share their inputs, as do a gate and its up projection.
         if known is None or known.rows is not rows:
-            aim = aims.get(name)
+            aim = aims[name]() if name in aims else None
             # An expert's weight may be 0 in one of both, and then it is not asked there.
             aim = aim if aim is not None and aim.shape == rows.shape else None
             lacking = None
@@ -214,11 +222,15 @@ def read_inputs(
     def observe_exact(name: str, rows: Array, _weights: Array | None) -> None:
         assert exact is not None
         exact.release("")
-        aims[name] = rows
+        if ".experts." in name and name.endswith((".gate", ".up")):
+            # Those of all experts together would be as many times their source as a token has experts.
+            aims[name] = partial(np.take, exact.expert_inputs, exact.expert_tokens, axis=0)
+        else:
+            aims[name] = partial(np.asarray, rows)
         if name.endswith(_ADDED) and not config.sandwich_norms:
             residuals[name] = exact.residual
 
-    aims: dict[str, Array] = {}
+    aims: dict[str, Callable[[], Array]] = {}
     residuals: dict[str, Array] = {}
     lengths = [len(text) for text in texts]
     ends = np.cumsum(lengths).tolist()
@@ -271,7 +283,7 @@ def read_inputs(
             advance(steps - config.layer_count + layer + 1)
         if not first:
             if exact is not None:
-                aims[output] = exact.output_norm(aim)
+                aims[output] = partial(exact.output_norm, aim)
             observe(output, model.output_norm(hidden), None)
     finally:
         model.observe, model.follow = previous, followed

@@ -116,14 +116,16 @@ def test_other_formats_are_rounded_to_nearest() -> None:
     np.testing.assert_array_equal(compensate_rows(rows, Q8, compensation), quantize(rows, Q8))
 
 
+# Few rows at a time at least, and more where there are many.
+@pytest.mark.parametrize("count", [150, 600])
 @FORMATS
-def test_rows_whose_errors_count_together_make_up_for_each_other(format: MatrixFormat) -> None:
+def test_rows_whose_errors_count_together_make_up_for_each_other(format: MatrixFormat, count: int) -> None:
     random = np.random.default_rng(6)
-    rows = (random.normal(size=(150, 96)) * 0.05).astype(np.float32)
+    rows = (random.normal(size=(count, 96)) * 0.05).astype(np.float32)
     inputs = correlated_inputs(6, 500, 96)
     given = Compensation.of(MatrixInputs(inputs).hessian)
-    directions = random.normal(size=(150, 20))
-    together = (directions @ directions.T / 20 + 0.05 * np.eye(150)).astype(np.float32)
+    directions = random.normal(size=(count, 20))
+    together = (directions @ directions.T / 20 + 0.05 * np.eye(count)).astype(np.float32)
 
     def cost(packed: np.ndarray) -> float:
         away = inputs @ (dequantize(packed, format, *rows.shape) - rows).T
@@ -131,5 +133,5 @@ def test_rows_whose_errors_count_together_make_up_for_each_other(format: MatrixF
 
     alone = compensate_rows(rows, format, given)
     assert cost(compensate_together(rows, format, given, together)) < 0.8 * cost(alone)
-    apart = np.eye(150, dtype=np.float32)
+    apart = np.eye(count, dtype=np.float32)
     np.testing.assert_array_equal(compensate_together(rows, format, given, apart), alone)
