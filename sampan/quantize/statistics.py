@@ -140,6 +140,14 @@ class MatrixInputs:
         """The least squares solution [outputs, columns] of solution rows^T = wanted^T, damped, and as much of
         the way to it as there are tokens. `wanted` gives some rows of [tokens, outputs].
         """
+        # As many tokens as there are columns can be met exactly, whatever others would say.
+        known = np.float32(self.tokens / (self.tokens + self.rows.shape[1]))
+        if self.tokens < self.rows.shape[1]:
+            return known * self._fitted_by_token(wanted(slice(None)))
+        return known * self._fitted_by_column(wanted, outputs)
+
+    def _fitted_by_column(self, wanted: Callable[[slice], Array], outputs: int) -> Array:
+        """The damped solution, by a system of as many equations as there are columns."""
         columns = self.rows.shape[1]
         products = np.zeros((outputs, columns), np.float64)
         for start in range(0, len(self.rows), _CHUNK):
@@ -152,9 +160,21 @@ class MatrixInputs:
         hessian[np.diag_indices(columns)] += _CORRECTION_DAMPING * np.diag(hessian).mean()
         if not hessian.any():
             return np.zeros((outputs, columns), np.float32)
-        # As many tokens as there are columns can be met exactly, whatever others would say.
-        known = self.tokens / (self.tokens + columns)
-        return np.asarray(known * np.linalg.solve(hessian, products.T / self.tokens).T, np.float32)
+        return np.linalg.solve(hessian, products.T / self.tokens).T.astype(np.float32)
+
+    def _fitted_by_token(self, wanted: Array) -> Array:
+        """The same by one of as many as there are tokens, which an expert has few of: X^T (X X^T + d)^-1 is
+        (X^T X + d)^-1 X^T.
+        """
+        weights = np.ones(self.tokens) if self.weights is None else self.weights.astype(np.float64)
+        rows = self.rows * weights[:, None]
+        gram = rows @ rows.T
+        if not gram.any():
+            return np.zeros((wanted.shape[1], rows.shape[1]), np.float32)
+        damping = self._everywhere + _CORRECTION_DAMPING * (1 + self._everywhere)
+        gram[np.diag_indices(self.tokens)] += damping * np.trace(gram) / rows.shape[1]
+        solved = np.linalg.solve(gram, rows).astype(np.float32)
+        return (wanted * weights[:, None].astype(np.float32)).T @ solved
 
     def _weighted_rows(self) -> Iterator[Array]:
         for start in range(0, len(self.rows), _CHUNK):

@@ -241,6 +241,25 @@ def _after_attention(model: ReferenceModel, text: np.ndarray) -> np.ndarray:
     return model.residual
 
 
+@pytest.mark.parametrize("looked_up", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("tokens", [1, 20, 63, 64, 200])
+def test_a_fit_is_the_damped_least_squares_solution(tokens: int, weighted: bool, looked_up: bool) -> None:
+    """Whether there are fewer tokens than columns or more."""
+    random = np.random.default_rng(tokens)
+    rows = random.normal(size=(tokens, 64)).astype(np.float32)
+    lacking = random.normal(size=(tokens, 48)).astype(np.float32)
+    weights = random.uniform(0.1, 1, tokens).astype(np.float32) if weighted else None
+    inputs = MatrixInputs(rows, weights, lacking=lacking, looked_up=looked_up)
+    squares = np.square(weights, dtype=np.float64)[:, None] if weights is not None else 1.0
+    damped = inputs.hessian + 0.05 * np.diag(inputs.hessian).mean() * np.eye(64)
+    expected = tokens / (tokens + 64) * (lacking.T @ (squares * rows) / tokens) @ np.linalg.inv(damped)
+    assert inputs.addition is not None
+    np.testing.assert_allclose(inputs.addition, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    nothing = MatrixInputs(np.zeros_like(rows), weights, lacking=lacking, looked_up=looked_up).addition
+    np.testing.assert_array_equal(nothing, 0)
+
+
 def test_rows_are_rounded_alike_in_parts() -> None:
     random = np.random.default_rng(5)
     rows = random.normal(size=(300, 64)).astype(np.float32)
