@@ -141,12 +141,12 @@ class MatrixInputs:
         the way to it as there are tokens. `wanted` gives some rows of [tokens, outputs].
         """
         # As many tokens as there are columns can be met exactly, whatever others would say.
-        known = np.float32(self.tokens / (self.tokens + self.rows.shape[1]))
+        known = self.tokens / (self.tokens + self.rows.shape[1])
         if self.tokens < self.rows.shape[1]:
-            return known * self._fitted_by_token(wanted(slice(None)))
-        return known * self._fitted_by_column(wanted, outputs)
+            return np.asarray(known * self._fitted_by_token(wanted(slice(None))), np.float32)
+        return np.asarray(known * self._fitted_by_column(wanted, outputs), np.float32)
 
-    def _fitted_by_column(self, wanted: Callable[[slice], Array], outputs: int) -> Array:
+    def _fitted_by_column(self, wanted: Callable[[slice], Array], outputs: int) -> npt.NDArray[np.float64]:
         """The damped solution, by a system of as many equations as there are columns."""
         columns = self.rows.shape[1]
         products = np.zeros((outputs, columns), np.float64)
@@ -159,8 +159,8 @@ class MatrixInputs:
         hessian = self.hessian.astype(np.float64)
         hessian[np.diag_indices(columns)] += _CORRECTION_DAMPING * np.diag(hessian).mean()
         if not hessian.any():
-            return np.zeros((outputs, columns), np.float32)
-        return np.linalg.solve(hessian, products.T / self.tokens).T.astype(np.float32)
+            return np.zeros_like(products)
+        return np.asarray(np.linalg.solve(hessian, products.T / self.tokens).T, np.float64)
 
     def _fitted_by_token(self, wanted: Array) -> Array:
         """The same by one of as many as there are tokens, which an expert has few of: X^T (X X^T + d)^-1 is
