@@ -1,10 +1,12 @@
 """Quantize a synthetic checkpoint of Qwen3-30B-A3B's shape in bfloat16, and say how long it took and in how
 much memory, for each way to round.
 
-    python bench/quantize_speed.py FOLDER [--layers 1] [--bits 4] [--threads N] [--mode M] [--json OUT]
+    python -m bench.quantize_speed FOLDER [--layers 1] [--bits 4] [--threads N] [--mode M] [--json OUT]
+    python -m bench.quantize_speed --docs docs/quantizing.md
 
 One layer is about 1.2 GB. The weights are random, since rounding takes longer for some than for others; the
-file is read once before, so that the disk is not measured. Each way runs in a process of its own.
+file is read once before, so that the disk is not measured. Each way runs in a process of its own. With
+`--docs`, the table of what is in bench/results goes between two comments of that page.
 """
 
 from __future__ import annotations
@@ -16,13 +18,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from synthetic_checkpoint import write_checkpoint
 
+from bench.synthetic_checkpoint import write_checkpoint
 from sampan.plan.machine import cpu_name, default_threads
+from scripts.marked_section import MarkedSection
 
+RESULT = Path(__file__).parent / "results" / "more" / "qwen3-30b-a3b.quantize_speed.json"
+SECTION = MarkedSection("quantize-speed")
+
+# What each way is asked for with.
 MODES = {
     "uncalibrated": ["--no-calibration"],
     "calibrated": ["--no-compensate"],
@@ -55,16 +64,33 @@ def measure(folder: Path, bits: int, threads: int, options: list[str]) -> dict[s
     }
 
 
+def table(report: Mapping[str, Any]) -> str:
+    """A row for each way."""
+    lines = ["| options | seconds per GB | peak memory |", "|---|---|---|"]
+    for mode, figures in report["modes"].items():
+        memory = figures["peak_rss_bytes"] / 1e9
+        lines.append(f"| `{' '.join(MODES[mode])}` | {figures['seconds_per_gb']:.0f} | {memory:.1f} GB |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write, quantize, report."""
     parser = argparse.ArgumentParser(description="How fast a checkpoint is quantized.")
-    parser.add_argument("folder", type=Path, help="a folder that does not exist yet; removed in the end")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="a folder that does not exist yet; removed in the end"
+    )
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4)
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--mode", choices=MODES, action="append", help="all unless given; may be repeated")
     parser.add_argument("--json", type=Path, help="write the report here as well")
+    parser.add_argument("--docs", type=Path, metavar="PAGE")
     args = parser.parse_args()
+    if args.docs is not None:
+        page, report = args.docs.read_text(encoding="utf-8"), json.loads(RESULT.read_text())
+        args.docs.write_text(SECTION.replaced(page, f"{table(report)}\n"), encoding="utf-8")
+    if args.folder is None:
+        return
     args.folder.mkdir(parents=True)
     try:
         source = write_checkpoint(args.folder, args.layers, np.random.default_rng(0))

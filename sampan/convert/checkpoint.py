@@ -22,8 +22,9 @@ from sampan.weights.columns import permute_columns, permuted_type
 from sampan.weights.detect import open_source
 from sampan.weights.source import TensorSource
 
-# 16 MB as float32; with its temporaries well under 100 MB, and small enough to stay near the caches.
-CHUNK_WEIGHTS = 1 << 22
+# Weights of a matrix that are converted at once: 1 MB as float32, which stays in the caches, and of a small
+# matrix every thread has some. Where many rows should be at hand, 16 MB; with temporaries well under 100 MB.
+FEW_WEIGHTS, CHUNK_WEIGHTS = 1 << 18, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,15 @@ class Checkpoint:
             return permuted_type(stored, tensor.column_permutation)
         return "F32" if tensor.transposed else stored
 
-    def chunks(self, tensor: PlannedTensor) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    def chunks(
+        self, tensor: PlannedTensor, together: bool = False
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """(first row, [rows, bytes of a row]) of a matrix as `stored_type` stores it, a bounded number of
-        whole row blocks at a time.
+        whole row blocks at a time: few, or many where rows that come `together` are converted better.
         """
         unit = tensor.rows // _block_count(tensor) if tensor.transposed else BLOCK_ROWS
-        rows_at_once = max(CHUNK_WEIGHTS // tensor.columns // unit, 1) * unit
+        weights = CHUNK_WEIGHTS if together else FEW_WEIGHTS
+        rows_at_once = max(weights // tensor.columns // unit, 1) * unit
         read = _transposed_rows if tensor.transposed else _raw_rows
         for first_row in range(0, tensor.rows, rows_at_once):
             # Before its first byte: reading a mapping past the end of a file that shrank kills the process.

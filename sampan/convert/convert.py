@@ -185,13 +185,15 @@ class Conversion:
         name: str,
         part: Callable[[int], RoundRows] = lambda _first_row: quantize,
         note: Callable[[], Any] = lambda: True,
+        *,
+        together: bool = False,
     ) -> Any:
         """Write a matrix. `part` says how the rows from a number on are rounded; what it gives is called with
         some rows, in `threads` threads, where the stored rows do not map exactly onto the format. The note
-        is asked for once the matrix is written, and returned.
+        is asked for once the matrix is written, and returned. `together`: as in `Checkpoint.chunks`.
         """
         checksum = 0
-        for first_row, packed in self._packed(self.checkpoint.matrices[name], part):
+        for first_row, packed in self._packed(self.checkpoint.matrices[name], part, together):
             self._writer.write_matrix(name, first_row, packed)
             checksum = zlib.crc32(packed.data, checksum)
             self._advance(packed.nbytes)
@@ -207,7 +209,7 @@ class Conversion:
         return dequantize(self._writer.read(name), matrix.format, matrix.rows, matrix.columns)
 
     def _packed(
-        self, tensor: PlannedTensor, part: Callable[[int], RoundRows]
+        self, tensor: PlannedTensor, part: Callable[[int], RoundRows], together: bool
     ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
         """(first row, records) of a matrix, in order."""
         type_name = self.checkpoint.stored_type(tensor)
@@ -221,7 +223,7 @@ class Conversion:
             except SampanError as error:
                 raise type(error)(f"{self.checkpoint.source.path}: {error}") from error
 
-        chunks = self.checkpoint.chunks(tensor)
+        chunks = self.checkpoint.chunks(tensor, together)
         for first_row, records in _in_order(self._pool, self._threads, packed, chunks):
             self.checkpoint.release(tensor)
             yield first_row, records

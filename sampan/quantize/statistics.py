@@ -74,6 +74,11 @@ class MatrixInputs:
         """How many rows there are: of an expert, the tokens that were sent to it."""
         return len(self.rows)
 
+    @property
+    def rows_together(self) -> bool:
+        """Whether the rows of the matrix are compensated with regard to each other, or in classes."""
+        return self.sensitivity is not None or self.output is not None
+
     @cached_property
     def second_moments(self) -> Array:
         """The mean square of each column, [columns], weighted."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from sampan.convert.convert import Conversion
 from sampan.formats import MatrixFormat
@@ -89,8 +91,23 @@ def _write(conversion: Conversion, name: str, method: RoundingMethod, inputs: Ma
     if note is None:
         measured = _Measured(rounder(method, conversion.contents.matrices[name].format, inputs))
         tokens = None if inputs is None else inputs.tokens
-        note = conversion.write(name, measured.part, lambda: {"error": measured.error, "tokens": tokens})
+        together = method == "compensate" and inputs is not None and inputs.rows_together
+        with nullcontext() if together else _blas().limit(limits=1, user_api="blas"):
+            note = conversion.write(
+                name,
+                measured.part,
+                lambda: {"error": measured.error, "tokens": tokens},
+                together=together,
+            )
     return Written(**note)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Parts of a matrix are rounded in threads already; were each product cut among threads too, most of the
+    time would be spent waiting.
+    """
+    return ThreadpoolController()
 
 
 class _Measured:

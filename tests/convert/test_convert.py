@@ -90,7 +90,7 @@ def test_the_chunk_size_changes_nothing(
 ) -> None:
     source = write_gguf(tmp_path / "m.gguf", gguf_weights())
     convert(source, tmp_path / "whole.pack")
-    monkeypatch.setattr(checkpoint_module, "CHUNK_WEIGHTS", chunk_weights)
+    monkeypatch.setattr(checkpoint_module, "FEW_WEIGHTS", chunk_weights)
     convert(source, tmp_path / "chunked.pack")
     assert (tmp_path / "whole.pack").read_bytes() == (tmp_path / "chunked.pack").read_bytes()
 
@@ -129,7 +129,7 @@ def test_stacked_ranges_and_permutations(tmp_path: Path, monkeypatch: pytest.Mon
         "tensor_plan",
         Rearranged("layers.0.mlp.up", {"sources": pieces, "row_permutation": order}),
     )
-    monkeypatch.setattr(checkpoint_module, "CHUNK_WEIGHTS", 32 * HIDDEN)
+    monkeypatch.setattr(checkpoint_module, "FEW_WEIGHTS", 32 * HIDDEN)
     pack = converted(write_gguf(tmp_path / "m.gguf", weights, "Q8_0"), tmp_path / "m.pack")
     stack = np.concatenate([weights["blk.0.ffn_up.weight"][90:], weights["blk.1.ffn_up.weight"][3:93]])[order]
     stored = gguf_dequantize(gguf_quantize(stack, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0)

@@ -212,7 +212,7 @@ def test_packs_from_gguf_and_from_a_folder_are_the_same(case: str, old: bool, tm
     file = golden_gguf(case, tmp_path / "model.gguf", tokenizer_keys(), old=old)
     convert(folder, tmp_path / "a")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_module, "CHUNK_WEIGHTS", 1)
+        patch.setattr(checkpoint_module, "FEW_WEIGHTS", 1)
         convert(file, tmp_path / "b")
         convert(folder, tmp_path / "c")
     packs = [Pack.open(tmp_path / name) for name in "abc"]

@@ -106,7 +106,7 @@ def test_threads_and_chunks_change_nothing(
 
     sampan.quantize(source, out, calibrate=False, threads=1)
     expected = out.read_bytes()
-    monkeypatch.setattr(checkpoint, "CHUNK_WEIGHTS", 32 * 64)
+    monkeypatch.setattr(checkpoint, "FEW_WEIGHTS", 32 * 64)
     sampan.quantize(source, out, calibrate=False, threads=threads, force=True)
     assert out.read_bytes() == expected
 
