@@ -36,15 +36,21 @@ PROMPT = 256
 
 @dataclass(frozen=True)
 class FormatFigure:
-    """Medians of one format: tokens per second, and shares of the machine's limits in the same moments."""
+    """Medians of one format: tokens per second, and shares of the machine's limits in the same moments.
+
+    `rounds`: of decoding, tokens per second and the read limit in 10^9 bytes per second, round by round:
+    where memory is faster, the share of it is smaller.
+    """
 
     format: str
     megabytes: float
     decode: float
     decode_share: float
+    read_gb_s: float
     two_streams: float
     prefill: float
     prefill_share: float
+    rounds: list[tuple[float, float]]
 
 
 def compare(packs: dict[str, Path], threads: int, rounds: int) -> list[FormatFigure]:
@@ -82,9 +88,11 @@ def compare(packs: dict[str, Path], threads: int, rounds: int) -> list[FormatFig
                     model.pack.nbytes / 1e6,
                     median_rate(decode[name]),
                     median_share(decode[name], read),
+                    statistics.median(beside.limit for beside in decode[name]) / 1e9,
                     statistics.median(pairs[name]),
                     median_rate(prefill[name]),
                     median_share(prefill[name], prefill_ops(config, PROMPT)),
+                    [(round(beside.rate, 2), round(beside.limit / 1e9, 2)) for beside in decode[name]],
                 )
             )
     return figures
@@ -117,10 +125,14 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(figure) for figure in figures]))
         return
-    print(f"{'':6}{'MB':>7}{'decode':>9}{'of limit':>10}{'2 streams':>11}{'prefill':>9}{'of limit':>10}")
+    print(
+        f"{'':6}{'MB':>7}{'decode':>9}{'of limit':>10}{'GB/s':>8}"
+        f"{'2 streams':>11}{'prefill':>9}{'of limit':>10}"
+    )
     for f in figures:
         print(
-            f"{f.format:6}{f.megabytes:7.0f}{f.decode:9.1f}{f.decode_share:10.0%}{f.two_streams:11.1f}"
+            f"{f.format:6}{f.megabytes:7.0f}{f.decode:9.1f}{f.decode_share:10.0%}{f.read_gb_s:8.1f}"
+            f"{f.two_streams:11.1f}"
             f"{f.prefill:9.0f}{f.prefill_share:10.0%}"
         )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sampan.kernels.jit import kernel
 from sampan.kernels.memory import aligned_zeros
+from sampan.kernels.products import FETCH_DISTANCE
 from sampan.kernels.simd import (
     add_group,
     dot_low,
@@ -22,6 +23,7 @@ from sampan.kernels.simd import (
     load_byte_columns,
     load_f32,
     load_tile,
+    prefetch,
     splat,
     start_low,
     store_f32,
@@ -41,12 +43,18 @@ _OPS_PER_DOT = 4 * 16 * _TILE * 2
 
 @kernel
 def read_loop(start: int, end: int, sink: int) -> None:
-    """Read every byte of [start, end), a multiple of 256 long; the maximum at `sink` keeps every load."""
+    """Read every byte of [start, end), a multiple of 256 long, and ask for what comes as early as products
+    do; the maximum at `sink` keeps every load.
+    """
     a = splat(np.float32(0))
     b = splat(np.float32(0))
     c = splat(np.float32(0))
     d = splat(np.float32(0))
     for at in range(start, end, 256):
+        prefetch(at + FETCH_DISTANCE)
+        prefetch(at + FETCH_DISTANCE + 64)
+        prefetch(at + FETCH_DISTANCE + 128)
+        prefetch(at + FETCH_DISTANCE + 192)
         a = vector_max(a, load_f32(at))
         b = vector_max(b, load_f32(at + 64))
         c = vector_max(c, load_f32(at + 128))

@@ -36,7 +36,7 @@ _STEP_BASE = SCALE_BASE - (ZERO_STEPS.bit_length() - 1 << 23)
 
 # How far ahead the first pass over weights asks for them: beyond a page, at whose end the CPU's own
 # prefetchers stop. As measured, just one page or two are slower by 2 to 10%.
-_FETCH_DISTANCE = 6144
+FETCH_DISTANCE = 6144
 # Up to so many tokens, weights come from memory at the pace of the products: a block at a time, fetched
 # ahead.
 _FEW_TOKENS = 8
@@ -49,7 +49,7 @@ def _fetch_ahead(record: int, size: int, width: int, block_bytes: int) -> None:
     """Ask for the cache lines of the weights further on, in each of `width` blocks."""
     for block in range(width):
         for line in range((size + 63) // 64):
-            prefetch(record + block * block_bytes + _FETCH_DISTANCE + line * 64)
+            prefetch(record + block * block_bytes + FETCH_DISTANCE + line * 64)
 
 
 def _q4_tile(height: int, width: int, wide: bool) -> TileKernel:
