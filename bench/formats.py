@@ -132,8 +132,7 @@ def main() -> None:
     for f in figures:
         print(
             f"{f.format:6}{f.megabytes:7.0f}{f.decode:9.1f}{f.decode_share:10.0%}{f.read_gb_s:8.1f}"
-            f"{f.two_streams:11.1f}"
-            f"{f.prefill:9.0f}{f.prefill_share:10.0%}"
+            f"{f.two_streams:11.1f}{f.prefill:9.0f}{f.prefill_share:10.0%}"
         )
 
 

@@ -87,8 +87,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, metavar="PAGE")
     args = parser.parse_args()
     if args.docs is not None:
-        page, report = args.docs.read_text(encoding="utf-8"), json.loads(RESULT.read_text())
-        args.docs.write_text(SECTION.replaced(page, f"{table(report)}\n"), encoding="utf-8")
+        SECTION.write_table(args.docs, table(json.loads(RESULT.read_text())))
     if args.folder is None:
         return
     args.folder.mkdir(parents=True)

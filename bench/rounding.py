@@ -195,12 +195,6 @@ def stored_results(folder: Path) -> dict[str, list[Figure]]:
     }
 
 
-def write_docs(page: Path, text: str) -> None:
-    """Replace what lies between the page's two comments."""
-    # A comment right behind a table is a row of it to some.
-    page.write_text(SECTION.replaced(page.read_text(encoding="utf-8"), f"{text}\n"), encoding="utf-8")
-
-
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -221,7 +215,7 @@ def main() -> int:
     text = table(stored_results(args.results))
     print(text)
     if args.docs is not None:
-        write_docs(args.docs, text)
+        SECTION.write_table(args.docs, text)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,9 @@ class MarkedSection:
         if self.end not in rest:
             raise ValueError(f"the page needs one line {self.end} behind {self.start}")
         return f"{before}{self.start}\n{text}\n{rest[rest.index(self.end) :]}"
+
+    def write_table(self, page: Path, table: str) -> None:
+        """Replace what lies there in the file `page` by a table, and an empty line: a comment right behind a
+        table is a row of it to some.
+        """
+        page.write_text(self.replaced(page.read_text(encoding="utf-8"), f"{table}\n"), encoding="utf-8")

@@ -44,7 +44,7 @@ def test_the_page_gets_the_table_of_all_results(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{rounding.SECTION.start}\nold\n{rounding.SECTION.end}\nafter\n")
     for _ in range(2):
-        rounding.write_docs(page, rounding.table(rounding.stored_results(tmp_path)))
+        rounding.SECTION.write_table(page, rounding.table(rounding.stored_results(tmp_path)))
     assert page.read_text() == (
         f"before\n{rounding.SECTION.start}\n"
         "| format | method | a | b | CPU seconds per GB |\n|---|---|---|---|---|\n"

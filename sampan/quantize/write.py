@@ -92,6 +92,8 @@ def _write(conversion: Conversion, name: str, method: RoundingMethod, inputs: Ma
         measured = _Measured(rounder(method, conversion.contents.matrices[name].format, inputs))
         tokens = None if inputs is None else inputs.tokens
         together = method == "compensate" and inputs is not None and inputs.rows_together
+        # Parts are rounded in threads already; were each product cut among threads too, most of the time
+        # would be spent waiting.
         with nullcontext() if together else _blas().limit(limits=1, user_api="blas"):
             note = conversion.write(
                 name,
@@ -104,9 +106,7 @@ def _write(conversion: Conversion, name: str, method: RoundingMethod, inputs: Ma
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Parts of a matrix are rounded in threads already; were each product cut among threads too, most of the
-    time would be spent waiting.
-    """
+    """Sets how many threads NumPy's products take; to look for its library takes milliseconds."""
     return ThreadpoolController()
 
 
